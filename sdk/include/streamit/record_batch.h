@@ -1,0 +1,230 @@
+/* streamit/record_batch.h -- Kafka record batches v2: check, read, build. Implemented by
+ * libstreamit-batch.
+ *
+ * Records travel, rest and replicate in one encoding, from producer to disk to follower to
+ * consumer; a broker never re-encodes. Source of the format: the Kafka protocol documentation,
+ * "Record Batch" and "Record" (magic 2). All integers are big-endian.
+ *
+ *      0  8  base offset            } outside the checksum: written by the broker on append,
+ *      8  4  batch length           } "patched" without touching the payload
+ *     12  4  partition leader epoch }
+ *     16  1  magic (2)
+ *     17  4  CRC-32C of bytes 21..end
+ *     21  2  attributes: 0-2 codec, 3 timestamp type, 4 transactional, 5 control, 6 delete horizon
+ *     23  4  last offset delta
+ *     27  8  base timestamp (ms)
+ *     35  8  max timestamp (ms)
+ *     43  8  producer id (-1: none)
+ *     51  2  producer epoch
+ *     53  4  base sequence
+ *     57  4  record count
+ *     61  .. records, compressed as one block when the codec is not 0
+ *
+ *     record: length varint | attributes i8 | timestamp delta varlong | offset delta varint | key
+ * length varint (-1 null) | key | value length varint (-1 null) | value | header count varint | {
+ * name length varint | name | value length varint (-1 null) | value }
+ *
+ * Who uses what: the broker checks what producers send (sti_batch_check) and patches
+ * (sti_batch_patch); storage walks headers (sti_batch_header_decode); clients build
+ * (sti_batch_builder_*) and read (sti_batch_iter_*). Nothing here keeps state between calls, takes
+ * a lock or does I/O; objects may be used by one thread at a time.
+ *
+ * Caveats. Bytes 0-15 are outside the checksum: a checked batch may still carry a wrong base
+ * offset, length or epoch, and whoever reads it from disk checks them by their neighbours.
+ * Iterating an unchecked batch is safe (every length is bounded) but may give nonsense.
+ */
+#ifndef STREAMIT_RECORD_BATCH_H
+#define STREAMIT_RECORD_BATCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "streamit/slice.h"
+#include "streamit/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define STI_BATCH_HEADER_LEN 61u /* bytes before the first record                            */
+#define STI_BATCH_PREFIX_LEN 12u /* base offset and batch length: not counted by batch length */
+#define STI_BATCH_PATCH_LEN  16u /* bytes that a broker writes, outside the checksum          */
+#define STI_BATCH_MAGIC      2
+
+enum sti_codec {
+    STI_CODEC_NONE = 0,
+    STI_CODEC_GZIP = 1,
+    STI_CODEC_SNAPPY = 2,
+    STI_CODEC_LZ4 = 3,
+    STI_CODEC_ZSTD = 4
+};
+
+#define STI_BATCH_CODEC_MASK      0x07u
+#define STI_BATCH_LOG_APPEND_TIME 0x08u
+#define STI_BATCH_TRANSACTIONAL   0x10u
+#define STI_BATCH_CONTROL         0x20u
+#define STI_BATCH_DELETE_HORIZON  0x40u
+
+/* A decoded header. `total_len` = 12 + batch_length: bytes of the whole batch. */
+struct sti_batch_header {
+    int64_t base_offset;
+    int32_t batch_length;
+    int32_t leader_epoch;
+    int32_t magic;
+    uint32_t crc;
+    uint32_t attributes;
+    int32_t last_offset_delta;
+    int64_t base_timestamp;
+    int64_t max_timestamp;
+    int64_t producer_id;
+    int32_t producer_epoch;
+    int32_t base_sequence;
+    int32_t record_count;
+    uint32_t reserved;
+    uint64_t total_len;
+};
+
+static inline int64_t sti_batch_last_offset(const struct sti_batch_header *header)
+{
+    return header->base_offset + header->last_offset_delta;
+}
+
+/* CRC-32C (Castagnoli) of `len` bytes, continuing from `crc`; start with 0. */
+uint32_t sti_crc32c(uint32_t crc, const void *data, size_t len);
+
+/* Decode the header at `data`, of which `len` bytes are there. Checks what can be known from the
+ * header alone: magic, batch length >= 49, last offset delta >= 0, record count >= 0, offsets that
+ * do not overflow.
+ * @return STI_OK; STI_E_WOULD_BLOCK when fewer than 61 bytes are there (*out untouched);
+ * STI_E_CORRUPT_BATCH; STI_E_UNSUPPORTED for a magic other than 2 */
+int sti_batch_header_decode(const uint8_t *data, size_t len, struct sti_batch_header *out,
+                            struct sti_err *err);
+
+#define STI_CHECK_CRC 0x1u /* verify the checksum */
+#define STI_CHECK_PRODUCER                                                                         \
+    0x2u /* what a client may send: base offset 0, record count = last offset delta + 1 > 0, no    \
+            control bit, no log-append-time bit, codec 0-4, attributes bits 7-15 zero, producer    \
+            id, epoch and sequence all set or all -1 */
+#define STI_CHECK_RECORDS                                                                          \
+    0x4u /* decode every record: lengths, offset deltas 0, 1, 2 ..., count                         \
+          */
+
+/* Check exactly one batch that lies scattered over `count` slices, and decode its header.
+ * @param max_len  a larger batch is refused, bytes
+ * @return STI_OK; STI_E_CORRUPT_BATCH (malformed, bytes missing or left over, wrong CRC);
+ * STI_E_INVALID_ARGUMENT (a rule of STI_CHECK_PRODUCER); STI_E_MESSAGE_TOO_LARGE; STI_E_UNSUPPORTED
+ * (magic, codec) The message says which field, expected and found. */
+int sti_batch_check(const struct sti_slice *slices, size_t count, uint32_t checks, uint64_t max_len,
+                    struct sti_batch_header *out, struct sti_err *err);
+
+/* Write bytes 0-15 of a batch: base offset, batch length (total_len - 12), leader epoch. */
+void sti_batch_patch(uint8_t head[STI_BATCH_PATCH_LEN], int64_t base_offset, uint64_t total_len,
+                     int32_t leader_epoch);
+
+/* ---- reading
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+/* One record; all pointers are borrowed from the iterator's buffers until its next call or fini. */
+struct sti_record {
+    int64_t offset;
+    int64_t timestamp;      /* ms; the batch's max timestamp when its type is log append */
+    const uint8_t *key;     /* NULL: null key */
+    const uint8_t *value;   /* NULL: null value */
+    const uint8_t *headers; /* encoded headers; see sti_record_header_next */
+    uint32_t key_len, value_len, headers_len, header_count;
+};
+
+struct sti_batch_iter {
+    struct sti_batch_header header;
+    const uint8_t *pos, *end; /* encoded records that are left */
+    uint8_t *inflated;        /* owned; decompressed records, or NULL */
+    size_t inflated_capacity;
+    int32_t left; /* records that are left */
+    uint32_t index;
+};
+
+/* Begin to read the whole batch at `data` (exactly its bytes, or more). Decompresses if needed,
+ * into at most `inflated_max` bytes. A zeroed or earlier used iterator may be given: its buffer is
+ * reused. Does not check the CRC: see sti_batch_check.
+ * @return STI_OK, STI_E_CORRUPT_BATCH, STI_E_UNSUPPORTED, STI_E_MESSAGE_TOO_LARGE, STI_E_NO_MEMORY
+ */
+int sti_batch_iter_init(struct sti_batch_iter *iter, const uint8_t *data, size_t len,
+                        size_t inflated_max, struct sti_err *err);
+/* @return STI_OK with *out filled, STI_E_END after the last, STI_E_CORRUPT_BATCH */
+int sti_batch_iter_next(struct sti_batch_iter *iter, struct sti_record *out, struct sti_err *err);
+/* Free the buffers. Safe on a zeroed iterator. */
+void sti_batch_iter_fini(struct sti_batch_iter *iter);
+
+/* Take the next header of a record from *pos. Name and value are borrowed. @return as
+ * sti_batch_iter_next */
+int sti_record_header_next(const uint8_t **pos, const uint8_t *end, const char **name,
+                           uint32_t *name_len, const uint8_t **value, int64_t *value_len);
+
+/* ---- building
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+struct sti_batch_builder;
+
+/* A header of a record to append. value NULL with value_len 0 is a null value. */
+struct sti_record_header {
+    const char *name;
+    const void *value;
+    uint32_t name_len, value_len;
+};
+
+/* @param codec  enum sti_codec     @param level  compression level, 0 = the codec's default
+ * @return STI_OK, STI_E_UNSUPPORTED (codec), STI_E_NO_MEMORY */
+int sti_batch_builder_new(struct sti_batch_builder **out, int codec, int level,
+                          struct sti_err *err);
+void sti_batch_builder_free(struct sti_batch_builder *builder);
+/* Forget the records, keep the buffers. */
+void sti_batch_builder_reset(struct sti_batch_builder *builder);
+/* Append one record. key NULL: null key; value NULL: null value. Bytes are copied.
+ * @return STI_OK, STI_E_MESSAGE_TOO_LARGE (the batch would pass 2^31 - 1 bytes or records),
+ * STI_E_NO_MEMORY; the batch is then unchanged */
+int sti_batch_builder_append(struct sti_batch_builder *builder, int64_t timestamp_ms,
+                             const void *key, size_t key_len, const void *value, size_t value_len,
+                             const struct sti_record_header *headers, size_t header_count,
+                             struct sti_err *err);
+uint32_t sti_batch_builder_count(const struct sti_batch_builder *builder);
+/* Bytes of the batch as it stands, before compression. */
+size_t sti_batch_builder_len(const struct sti_batch_builder *builder);
+/* Bytes that one more record would add at the most. */
+size_t sti_batch_record_len_max(size_t key_len, size_t value_len,
+                                const struct sti_record_header *headers, size_t header_count);
+/* Producer identity for idempotence; -1, -1, -1 (the default) for none. Kept until reset. */
+void sti_batch_builder_producer(struct sti_batch_builder *builder, int64_t producer_id,
+                                int32_t epoch, int32_t sequence);
+/* Finish the batch: compress, write header and CRC, base offset 0, leader epoch -1. *data is
+ * borrowed until the next append, reset or free. A batch that compression would enlarge is still
+ * stored compressed, as asked.
+ * @return STI_OK, STI_E_PRECONDITION (no records), STI_E_NO_MEMORY, STI_E_INTERNAL (codec failure)
+ */
+int sti_batch_builder_finish(struct sti_batch_builder *builder, const uint8_t **data, size_t *len,
+                             struct sti_err *err);
+
+/* ---- codecs
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+/* "none", "gzip", "snappy", "lz4", "zstd"; NULL for an unknown number; -1 for an unknown name. */
+const char *sti_codec_name(int codec);
+int sti_codec_from_name(const char *name);
+
+/* ---- varints (zigzag base 128, as in records)
+ * --------------------------------------------------------------------- */
+
+/* @return bytes written, at most 10 */
+size_t sti_varint_put(uint8_t *out, int64_t value);
+size_t sti_varint_len(int64_t value);
+/* Take a varint from *pos. @return STI_OK with *pos advanced, STI_E_CORRUPT_BATCH (cut or longer
+ * than 10 bytes) */
+int sti_varint_get(const uint8_t **pos, const uint8_t *end, int64_t *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* STREAMIT_RECORD_BATCH_H */
