@@ -1,0 +1,67 @@
+# The front door. Every target installs the Debian packages it needs and lacks, saying which; with nothing
+# missing that costs one dpkg-query. CMake and Ninja do the building; this file only knows the order.
+
+BUILD     ?= build
+CONFIG    ?= etc/standalone.cfg
+PREFIX    ?= /usr/local
+DESTDIR   ?=
+JOBS      ?= $(shell nproc 2>/dev/null || echo 2)
+TEST_JOBS ?= $(JOBS)
+# Extra arguments for cmake, e.g. CMAKE_ARGS=-DSTREAMIT_ASAN=ON (give BUILD a folder of its own then).
+CMAKE_ARGS ?=
+# Extra arguments for ctest, e.g. CTEST_ARGS='-R roundtrip'.
+CTEST_ARGS ?=
+
+# A CMakeLists.txt that appears is picked up by a new configure run, even before the build system knows of it.
+LISTS := $(shell find CMakeLists.txt cmake sdk kernel proto broker plugins daemon client cli bench tests \
+           \( -name CMakeLists.txt -o -name '*.cmake' \) 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test test-full demo bench lint format install clean deps-build deps-test deps-lint
+
+help: ## this list
+	@echo "StreamIt: make TARGET"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1\t\2/p' Makefile | expand -t 14
+
+build: deps-build $(BUILD)/build.ninja ## install what is missing, then build into build/ (optimised, with symbols)
+	@ninja -C $(BUILD) -j $(JOBS)
+
+run: build ## build, then run a standalone node in the foreground (CONFIG=etc/standalone.cfg)
+	@exec $(BUILD)/bin/streamitd --config $(CONFIG)
+
+test: deps-test build ## install, build, run every quick test
+	@ctest --test-dir $(BUILD) -LE '^(full|bench)$$' -j $(TEST_JOBS) --output-on-failure $(CTEST_ARGS)
+
+test-full: deps-test build ## everything, with the long loops and the large files
+	@STREAMIT_TEST_FULL=1 ctest --test-dir $(BUILD) -LE '^bench$$' -j $(TEST_JOBS) --output-on-failure $(CTEST_ARGS)
+
+demo: build ## one node: produce a real file, kill -9, restart, consume, compare
+	@tools/demo.sh $(BUILD)
+
+bench: build ## first figures on this machine
+	@bench/run.sh $(BUILD)
+
+lint: deps-build deps-test deps-lint build ## format, clang-tidy, layers, banned calls, shell, spelling, READMEs
+	@tools/lint.sh $(BUILD)
+
+format: deps-lint ## rewrite C files in the project's format
+	@git ls-files -z '*.c' '*.h' | xargs -0 clang-format -i
+
+install: build ## install to DESTDIR and PREFIX (/usr/local)
+	@DESTDIR='$(DESTDIR)' cmake --install $(BUILD) --prefix '$(PREFIX)'
+
+clean: ## remove build/
+	rm -rf $(BUILD)
+
+deps-build:
+	@tools/install-deps.sh build
+
+deps-test:
+	@tools/install-deps.sh build test
+
+deps-lint:
+	@tools/install-deps.sh lint
+
+$(BUILD)/build.ninja: $(LISTS) | deps-build
+	@cmake -S . -B $(BUILD) -G Ninja $(CMAKE_ARGS)
+	@touch $@
