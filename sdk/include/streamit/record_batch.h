@@ -20,9 +20,11 @@
  *     57  4  record count
  *     61  .. records, compressed as one block when the codec is not 0
  *
- *     record: length varint | attributes i8 | timestamp delta varlong | offset delta varint | key
- * length varint (-1 null) | key | value length varint (-1 null) | value | header count varint | {
- * name length varint | name | value length varint (-1 null) | value }
+ * A record, all numbers zigzag varints except the one byte of attributes:
+ *
+ *     length (of what follows), attributes (0), timestamp delta, offset delta,
+ *     key length (-1: null), key, value length (-1: null), value, header count,
+ *     and for each header: name length, name, value length (-1: null), value
  *
  * Who uses what: the broker checks what producers send (sti_batch_check) and patches
  * (sti_batch_patch); storage walks headers (sti_batch_header_decode); clients build
@@ -47,10 +49,20 @@
 extern "C" {
 #endif
 
+/* Functions of libstreamit-batch, which exports nothing else. */
+#if defined(__GNUC__)
+#define STI_API __attribute__((visibility("default")))
+#else
+#define STI_API
+#endif
+
 #define STI_BATCH_HEADER_LEN 61u /* bytes before the first record                            */
 #define STI_BATCH_PREFIX_LEN 12u /* base offset and batch length: not counted by batch length */
 #define STI_BATCH_PATCH_LEN  16u /* bytes that a broker writes, outside the checksum          */
 #define STI_BATCH_MAGIC      2
+
+/* What sti_batch_check lets compressed records grow to, and a sensible inflated_max. */
+#define STI_BATCH_INFLATED_MAX ((size_t)128 << 20)
 
 enum sti_codec {
     STI_CODEC_NONE = 0,
@@ -91,40 +103,48 @@ static inline int64_t sti_batch_last_offset(const struct sti_batch_header *heade
 }
 
 /* CRC-32C (Castagnoli) of `len` bytes, continuing from `crc`; start with 0. */
-uint32_t sti_crc32c(uint32_t crc, const void *data, size_t len);
+STI_API uint32_t sti_crc32c(uint32_t crc, const void *data, size_t len);
 
 /* Decode the header at `data`, of which `len` bytes are there. Checks what can be known from the
  * header alone: magic, batch length >= 49, last offset delta >= 0, record count >= 0, offsets that
  * do not overflow.
  * @return STI_OK; STI_E_WOULD_BLOCK when fewer than 61 bytes are there (*out untouched);
  * STI_E_CORRUPT_BATCH; STI_E_UNSUPPORTED for a magic other than 2 */
-int sti_batch_header_decode(const uint8_t *data, size_t len, struct sti_batch_header *out,
-                            struct sti_err *err);
+STI_API int sti_batch_header_decode(const uint8_t *data, size_t len, struct sti_batch_header *out,
+                                    struct sti_err *err);
 
-#define STI_CHECK_CRC 0x1u /* verify the checksum */
-#define STI_CHECK_PRODUCER                                                                         \
-    0x2u /* what a client may send: base offset 0, record count = last offset delta + 1 > 0, no    \
-            control bit, no log-append-time bit, codec 0-4, attributes bits 7-15 zero, producer    \
-            id, epoch and sequence all set or all -1 */
-#define STI_CHECK_RECORDS                                                                          \
-    0x4u /* decode every record: lengths, offset deltas 0, 1, 2 ..., count                         \
-          */
+/* What sti_batch_check looks at beyond the header.
+ *
+ * CRC: the checksum.
+ *
+ * PRODUCER: what a client may send. Base offset 0; record count = last offset delta + 1 > 0; no
+ * control bit, no log append time bit; codec 0-4; bits 7-15 of the attributes zero; producer id,
+ * epoch and sequence all set or all -1.
+ *
+ * RECORDS: decode every record. Lengths, count, no byte left over, offset deltas that grow and end
+ * at the last offset delta at most: 0, 1, 2 ... in a batch that compaction has not thinned. */
+#define STI_CHECK_CRC      0x1u
+#define STI_CHECK_PRODUCER 0x2u
+#define STI_CHECK_RECORDS  0x4u
 
-/* Check exactly one batch that lies scattered over `count` slices, and decode its header.
+/* Check exactly one batch that lies scattered over `count` slices, and decode its header. Fields
+ * may straddle slices anywhere. The slices must be in memory and are borrowed until return. With
+ * STI_CHECK_RECORDS memory is taken to gather a scattered batch (at most max_len bytes) and to
+ * decompress one (at most STI_BATCH_INFLATED_MAX); without, none is.
  * @param max_len  a larger batch is refused, bytes
+ * @param out  filled on success, all zero otherwise
  * @return STI_OK; STI_E_CORRUPT_BATCH (malformed, bytes missing or left over, wrong CRC);
- * STI_E_INVALID_ARGUMENT (a rule of STI_CHECK_PRODUCER); STI_E_MESSAGE_TOO_LARGE; STI_E_UNSUPPORTED
- * (magic, codec) The message says which field, expected and found. */
-int sti_batch_check(const struct sti_slice *slices, size_t count, uint32_t checks, uint64_t max_len,
-                    struct sti_batch_header *out, struct sti_err *err);
+ * STI_E_INVALID_ARGUMENT (a rule of STI_CHECK_PRODUCER, or a slice not in memory);
+ * STI_E_MESSAGE_TOO_LARGE; STI_E_UNSUPPORTED (magic, codec); STI_E_NO_MEMORY. The message says
+ * which field, expected and found. */
+STI_API int sti_batch_check(const struct sti_slice *slices, size_t count, uint32_t checks,
+                            uint64_t max_len, struct sti_batch_header *out, struct sti_err *err);
 
 /* Write bytes 0-15 of a batch: base offset, batch length (total_len - 12), leader epoch. */
-void sti_batch_patch(uint8_t head[STI_BATCH_PATCH_LEN], int64_t base_offset, uint64_t total_len,
-                     int32_t leader_epoch);
+STI_API void sti_batch_patch(uint8_t head[STI_BATCH_PATCH_LEN], int64_t base_offset,
+                             uint64_t total_len, int32_t leader_epoch);
 
-/* ---- reading
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- reading */
 
 /* One record; all pointers are borrowed from the iterator's buffers until its next call or fini. */
 struct sti_record {
@@ -136,93 +156,102 @@ struct sti_record {
     uint32_t key_len, value_len, headers_len, header_count;
 };
 
+struct sti_batch_inflater; /* decompression state; the library's */
+
+/* All zero before its first use. Callers read `header` only. */
 struct sti_batch_iter {
     struct sti_batch_header header;
     const uint8_t *pos, *end; /* encoded records that are left */
     uint8_t *inflated;        /* owned; decompressed records, or NULL */
     size_t inflated_capacity;
-    int32_t left; /* records that are left */
-    uint32_t index;
+    struct sti_batch_inflater *inflater; /* owned; kept from batch to batch, or NULL */
+    int64_t delta_min;                   /* least offset delta that the next record may have */
+    int32_t left;                        /* records that are left */
+    uint32_t reserved;
 };
 
-/* Begin to read the whole batch at `data` (exactly its bytes, or more). Decompresses if needed,
- * into at most `inflated_max` bytes. A zeroed or earlier used iterator may be given: its buffer is
- * reused. Does not check the CRC: see sti_batch_check.
+/* Begin to read the whole batch at `data` (exactly its bytes, or more; borrowed until the last
+ * record has been used). Decompresses if needed, into at most `inflated_max` bytes; memory grows
+ * with what comes out, never with what the batch claims. A zeroed or earlier used iterator may be
+ * given, after any outcome: its buffers are reused. Does not check the CRC: see sti_batch_check.
  * @return STI_OK, STI_E_CORRUPT_BATCH, STI_E_UNSUPPORTED, STI_E_MESSAGE_TOO_LARGE, STI_E_NO_MEMORY
  */
-int sti_batch_iter_init(struct sti_batch_iter *iter, const uint8_t *data, size_t len,
-                        size_t inflated_max, struct sti_err *err);
-/* @return STI_OK with *out filled, STI_E_END after the last, STI_E_CORRUPT_BATCH */
-int sti_batch_iter_next(struct sti_batch_iter *iter, struct sti_record *out, struct sti_err *err);
+STI_API int sti_batch_iter_init(struct sti_batch_iter *iter, const uint8_t *data, size_t len,
+                                size_t inflated_max, struct sti_err *err);
+/* @return STI_OK with *out filled, STI_E_END after the last (*err is untouched),
+ * STI_E_CORRUPT_BATCH, again and again */
+STI_API int sti_batch_iter_next(struct sti_batch_iter *iter, struct sti_record *out,
+                                struct sti_err *err);
 /* Free the buffers. Safe on a zeroed iterator. */
-void sti_batch_iter_fini(struct sti_batch_iter *iter);
+STI_API void sti_batch_iter_fini(struct sti_batch_iter *iter);
 
-/* Take the next header of a record from *pos. Name and value are borrowed. @return as
- * sti_batch_iter_next */
-int sti_record_header_next(const uint8_t **pos, const uint8_t *end, const char **name,
-                           uint32_t *name_len, const uint8_t **value, int64_t *value_len);
+/* Take the next header of a record from *pos, which starts as record.headers and ends at
+ * record.headers + record.headers_len. Name and value are borrowed; a null value has value_len -1.
+ * @return STI_OK with *pos advanced, STI_E_END, STI_E_CORRUPT_BATCH (never for headers of a record
+ * that sti_batch_iter_next gave) */
+STI_API int sti_record_header_next(const uint8_t **pos, const uint8_t *end, const char **name,
+                                   uint32_t *name_len, const uint8_t **value, int64_t *value_len);
 
-/* ---- building
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- building */
 
 struct sti_batch_builder;
 
-/* A header of a record to append. value NULL with value_len 0 is a null value. */
+/* A header of a record to append. A NULL value is a null value, whatever its length says. */
 struct sti_record_header {
     const char *name;
     const void *value;
     uint32_t name_len, value_len;
 };
 
-/* @param codec  enum sti_codec     @param level  compression level, 0 = the codec's default
+/* Make a builder: *out is returned, free it with sti_batch_builder_free.
+ * @param codec  enum sti_codec
+ * @param level  compression level in the codec's own terms, 0: its default; ignored by snappy
  * @return STI_OK, STI_E_UNSUPPORTED (codec), STI_E_NO_MEMORY */
-int sti_batch_builder_new(struct sti_batch_builder **out, int codec, int level,
-                          struct sti_err *err);
-void sti_batch_builder_free(struct sti_batch_builder *builder);
+STI_API int sti_batch_builder_new(struct sti_batch_builder **out, int codec, int level,
+                                  struct sti_err *err);
+STI_API void sti_batch_builder_free(struct sti_batch_builder *builder);
 /* Forget the records, keep the buffers. */
-void sti_batch_builder_reset(struct sti_batch_builder *builder);
+STI_API void sti_batch_builder_reset(struct sti_batch_builder *builder);
 /* Append one record. key NULL: null key; value NULL: null value. Bytes are copied.
  * @return STI_OK, STI_E_MESSAGE_TOO_LARGE (the batch would pass 2^31 - 1 bytes or records),
  * STI_E_NO_MEMORY; the batch is then unchanged */
-int sti_batch_builder_append(struct sti_batch_builder *builder, int64_t timestamp_ms,
-                             const void *key, size_t key_len, const void *value, size_t value_len,
-                             const struct sti_record_header *headers, size_t header_count,
-                             struct sti_err *err);
-uint32_t sti_batch_builder_count(const struct sti_batch_builder *builder);
+STI_API int sti_batch_builder_append(struct sti_batch_builder *builder, int64_t timestamp_ms,
+                                     const void *key, size_t key_len, const void *value,
+                                     size_t value_len, const struct sti_record_header *headers,
+                                     size_t header_count, struct sti_err *err);
+STI_API uint32_t sti_batch_builder_count(const struct sti_batch_builder *builder);
 /* Bytes of the batch as it stands, before compression. */
-size_t sti_batch_builder_len(const struct sti_batch_builder *builder);
+STI_API size_t sti_batch_builder_len(const struct sti_batch_builder *builder);
 /* Bytes that one more record would add at the most. */
-size_t sti_batch_record_len_max(size_t key_len, size_t value_len,
-                                const struct sti_record_header *headers, size_t header_count);
+STI_API size_t sti_batch_record_len_max(size_t key_len, size_t value_len,
+                                        const struct sti_record_header *headers,
+                                        size_t header_count);
 /* Producer identity for idempotence; -1, -1, -1 (the default) for none. Kept until reset. */
-void sti_batch_builder_producer(struct sti_batch_builder *builder, int64_t producer_id,
-                                int32_t epoch, int32_t sequence);
+STI_API void sti_batch_builder_producer(struct sti_batch_builder *builder, int64_t producer_id,
+                                        int32_t epoch, int32_t sequence);
 /* Finish the batch: compress, write header and CRC, base offset 0, leader epoch -1. *data is
- * borrowed until the next append, reset or free. A batch that compression would enlarge is still
- * stored compressed, as asked.
+ * borrowed until the next append, finish, reset or free; the records stay, so that more may be
+ * appended and the batch finished again. A batch that compression would enlarge is still stored
+ * compressed, as asked.
  * @return STI_OK, STI_E_PRECONDITION (no records), STI_E_NO_MEMORY, STI_E_INTERNAL (codec failure)
  */
-int sti_batch_builder_finish(struct sti_batch_builder *builder, const uint8_t **data, size_t *len,
-                             struct sti_err *err);
+STI_API int sti_batch_builder_finish(struct sti_batch_builder *builder, const uint8_t **data,
+                                     size_t *len, struct sti_err *err);
 
-/* ---- codecs
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- codecs */
 
-/* "none", "gzip", "snappy", "lz4", "zstd"; NULL for an unknown number; -1 for an unknown name. */
-const char *sti_codec_name(int codec);
-int sti_codec_from_name(const char *name);
+/* "none", "gzip", "snappy", "lz4", "zstd"; NULL for an unknown number, -1 for an unknown name. */
+STI_API const char *sti_codec_name(int codec);
+STI_API int sti_codec_from_name(const char *name);
 
-/* ---- varints (zigzag base 128, as in records)
- * --------------------------------------------------------------------- */
+/* ---- varints: zigzag, base 128, as in records */
 
 /* @return bytes written, at most 10 */
-size_t sti_varint_put(uint8_t *out, int64_t value);
-size_t sti_varint_len(int64_t value);
+STI_API size_t sti_varint_put(uint8_t *out, int64_t value);
+STI_API size_t sti_varint_len(int64_t value);
 /* Take a varint from *pos. @return STI_OK with *pos advanced, STI_E_CORRUPT_BATCH (cut or longer
  * than 10 bytes) */
-int sti_varint_get(const uint8_t **pos, const uint8_t *end, int64_t *out);
+STI_API int sti_varint_get(const uint8_t **pos, const uint8_t *end, int64_t *out);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,236 @@
+/* iter.c -- reading the records of a batch, one after the other, without copying them.
+ *
+ * An uncompressed batch is read where it lies; a compressed one is first inflated into the
+ * iterator's buffer, which is kept for the next batch. Every length is compared with what is left
+ * before it is used, so any bytes at all may be iterated: the outcome is records or
+ * STI_E_CORRUPT_BATCH, and the same error again when asked again.
+ *
+ * Offset deltas must grow. A batch that has lost records to compaction has gaps in them; in a batch
+ * with as many records as offsets growth and bounds together leave only 0, 1, 2 ...
+ */
+#include <stdlib.h>
+
+#include "batch.h"
+
+/* Where a record is being read: what is left of it, and what to say when it is wrong. */
+struct cursor {
+    const uint8_t *pos, *end;
+    const char *field;
+    int64_t found;
+};
+
+/* Say which field of which record is wrong. Kept out of the hot function. */
+__attribute__((noinline, cold)) static int
+record_error(const struct sti_batch_iter *iter, const struct cursor *cur, struct sti_err *err)
+{
+    return sti_err_set(err, STI_E_CORRUPT_BATCH, "record %d of %d: %s %lld, %lld bytes are left",
+                       (int)(iter->header.record_count - iter->left),
+                       (int)iter->header.record_count, cur->field, (long long)cur->found,
+                       (long long)(cur->end - cur->pos));
+}
+
+/* Read one number; false: it is cut. */
+static inline bool cursor_number(struct cursor *cur, const char *field, int64_t *out)
+{
+    const uint8_t *next = batch_varint_get(cur->pos, cur->end, out);
+    if (__builtin_expect(next == NULL, 0)) {
+        cur->field = field;
+        cur->found = -1;
+        return false;
+    }
+    cur->pos = next;
+    return true;
+}
+
+/* Read a length and skip its bytes; -1 stands for null. False: cut, or longer than what is left. */
+static inline bool cursor_bytes(struct cursor *cur, const char *field, const uint8_t **data,
+                                int64_t *len)
+{
+    if (!cursor_number(cur, field, len)) {
+        return false;
+    }
+    if (__builtin_expect(*len < -1 || *len > cur->end - cur->pos, 0)) {
+        cur->field = field;
+        cur->found = *len;
+        return false;
+    }
+    *data = NULL;
+    if (*len >= 0) {
+        *data = cur->pos;
+        cur->pos += *len;
+    }
+    return true;
+}
+
+int sti_record_header_next(const uint8_t **pos, const uint8_t *end, const char **name,
+                           uint32_t *name_len, const uint8_t **value, int64_t *value_len)
+{
+    struct cursor cur = {*pos, end, NULL, 0};
+    const uint8_t *name_data;
+    int64_t len;
+    if (*pos >= end) {
+        return STI_E_END;
+    }
+    if (!cursor_bytes(&cur, "header name", &name_data, &len) || len < 0 || len > INT32_MAX ||
+        !cursor_bytes(&cur, "header value", value, value_len) || *value_len > INT32_MAX) {
+        return STI_E_CORRUPT_BATCH;
+    }
+    *name = (const char *)name_data;
+    *name_len = (uint32_t)len;
+    *pos = cur.pos;
+    return STI_OK;
+}
+
+/* The encoded headers must be exactly `count` and fill the rest of the record. */
+static bool headers_verify(struct cursor *cur, int64_t count)
+{
+    const uint8_t *pos = cur->pos;
+    const char *name;
+    const uint8_t *value;
+    uint32_t name_len;
+    int64_t value_len, i;
+    for (i = 0; i < count; i++) {
+        if (sti_record_header_next(&pos, cur->end, &name, &name_len, &value, &value_len) !=
+            STI_OK) {
+            cur->field = "malformed header number";
+            cur->found = i;
+            return false;
+        }
+    }
+    if (pos != cur->end) {
+        cur->pos = pos;
+        cur->field = "bytes left over after header count";
+        cur->found = count;
+        return false;
+    }
+    return true;
+}
+
+/* Decode the record between cur->pos and cur->end. False: cur says what is wrong. */
+static inline bool record_decode(struct sti_batch_iter *iter, struct cursor *cur,
+                                 struct sti_record *out)
+{
+    int64_t timestamp_delta, offset_delta, key_len, value_len, header_count;
+    if (__builtin_expect(cur->pos == cur->end, 0)) {
+        cur->field = "attributes cut, length";
+        cur->found = 0;
+        return false;
+    }
+    cur->pos++; /* attributes of a record: unused by the format */
+    if (!cursor_number(cur, "cut timestamp delta", &timestamp_delta) ||
+        !cursor_number(cur, "cut offset delta", &offset_delta)) {
+        return false;
+    }
+    if (__builtin_expect(
+            offset_delta < iter->delta_min || offset_delta > iter->header.last_offset_delta, 0)) {
+        cur->field = "offset delta";
+        cur->found = offset_delta;
+        return false;
+    }
+    if (!cursor_bytes(cur, "key length", &out->key, &key_len) ||
+        !cursor_bytes(cur, "value length", &out->value, &value_len) ||
+        !cursor_number(cur, "cut header count", &header_count)) {
+        return false;
+    }
+    /* A header takes two bytes or more. */
+    if (__builtin_expect(header_count < 0 || header_count > (cur->end - cur->pos) / 2, 0)) {
+        cur->field = "header count";
+        cur->found = header_count;
+        return false;
+    }
+    if (__builtin_expect(cur->pos != cur->end, 0) && !headers_verify(cur, header_count)) {
+        return false;
+    }
+    iter->delta_min = offset_delta + 1;
+    out->offset = iter->header.base_offset + offset_delta;
+    /* Both ends wrap alike, so that any pair of timestamps survives. */
+    out->timestamp =
+        (iter->header.attributes & STI_BATCH_LOG_APPEND_TIME) != 0
+            ? iter->header.max_timestamp
+            : (int64_t)((uint64_t)iter->header.base_timestamp + (uint64_t)timestamp_delta);
+    out->key_len = key_len < 0 ? 0u : (uint32_t)key_len;
+    out->value_len = value_len < 0 ? 0u : (uint32_t)value_len;
+    out->headers = cur->pos;
+    out->headers_len = (uint32_t)(cur->end - cur->pos);
+    out->header_count = (uint32_t)header_count;
+    return true;
+}
+
+int sti_batch_iter_next(struct sti_batch_iter *iter, struct sti_record *out, struct sti_err *err)
+{
+    struct cursor cur = {iter->pos, iter->end, NULL, 0};
+    int64_t len;
+    if (__builtin_expect(iter->left == 0, 0)) {
+        if (iter->pos != iter->end) {
+            return sti_err_set(err, STI_E_CORRUPT_BATCH,
+                               "%lld bytes left over after record count %d",
+                               (long long)(iter->end - iter->pos), (int)iter->header.record_count);
+        }
+        return STI_E_END;
+    }
+    if (!cursor_number(&cur, "cut length", &len)) {
+        return record_error(iter, &cur, err);
+    }
+    if (__builtin_expect(len < 0 || len > cur.end - cur.pos || len > INT32_MAX, 0)) {
+        cur.field = "length";
+        cur.found = len;
+        return record_error(iter, &cur, err);
+    }
+    cur.end = cur.pos + len;
+    if (!record_decode(iter, &cur, out)) {
+        return record_error(iter, &cur, err);
+    }
+    iter->pos = cur.end;
+    iter->left--;
+    return STI_OK;
+}
+
+int sti_batch_iter_init(struct sti_batch_iter *iter, const uint8_t *data, size_t len,
+                        size_t inflated_max, struct sti_err *err)
+{
+    struct batch_buf buf = {iter->inflated, iter->inflated_capacity};
+    const uint8_t *records = data + STI_BATCH_HEADER_LEN;
+    uint32_t codec;
+    size_t records_len;
+    int rc;
+    iter->pos = iter->end = NULL;
+    iter->left = 0;
+    iter->delta_min = 0;
+    rc = sti_batch_header_decode(data, len, &iter->header, err);
+    if (rc == STI_E_WOULD_BLOCK) {
+        return sti_err_set(err, STI_E_CORRUPT_BATCH, "%zu bytes of a batch header of %u", len,
+                           STI_BATCH_HEADER_LEN);
+    }
+    if (rc != STI_OK) {
+        return rc;
+    }
+    if (iter->header.total_len > len) {
+        return sti_err_set(err, STI_E_CORRUPT_BATCH, "batch length %d, but %zu bytes are there",
+                           (int)iter->header.batch_length, len - STI_BATCH_PREFIX_LEN);
+    }
+    records_len = (size_t)iter->header.total_len - STI_BATCH_HEADER_LEN;
+    codec = iter->header.attributes & STI_BATCH_CODEC_MASK;
+    /* Compaction may leave an empty batch, whose codec bits then compress nothing at all. */
+    if (codec != STI_CODEC_NONE && !(iter->header.record_count == 0 && records_len == 0)) {
+        rc = batch_inflate(&iter->inflater, codec, records, records_len, inflated_max, &buf,
+                           &records_len, err);
+        iter->inflated = buf.data;
+        iter->inflated_capacity = buf.capacity;
+        if (rc != STI_OK) {
+            return rc;
+        }
+        /* Nothing came out, and no buffer was needed: any address will do. */
+        records = iter->inflated != NULL ? iter->inflated : records;
+    }
+    iter->pos = records;
+    iter->end = records + records_len;
+    iter->left = iter->header.record_count;
+    return STI_OK;
+}
+
+void sti_batch_iter_fini(struct sti_batch_iter *iter)
+{
+    free(iter->inflated);
+    batch_inflater_free(iter->inflater);
+    memset(iter, 0, sizeof *iter);
+}
