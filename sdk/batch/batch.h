@@ -77,7 +77,7 @@ static inline uint64_t batch_zigzag(int64_t value)
 static inline size_t batch_varint_len(int64_t value)
 {
     unsigned bits = 64u - (unsigned)__builtin_clzll(batch_zigzag(value) | 1u);
-    return (bits * 37u + 255u) >> 8; /* ceil(bits / 7) for 1..64 */
+    return (bits * 9u + 64u) >> 6; /* ceil(bits / 7) for 1 to 64 */
 }
 
 /* Write `value` at `p`, which has room for it. Returns the position after it. */
