@@ -1,0 +1,496 @@
+/* log.c -- see log.h. */
+#include "log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "file.h"
+#include "streamit/record_batch.h"
+
+static const uint8_t log_magic[8] = {'S', 'T', 'I', 'M', 'D', 'L', 'O', 'G'};
+static const uint8_t frame_mark[4] = {'S', 'T', 'I', 'F'};
+
+enum { END_MARK = 0xA5, HEADER_CRC_POS = 60, FRAME_CRC_POS = 20, SCAN_BLOCK = 64 * 1024 };
+
+/* The fields of a frame header whose checksum was right. */
+struct frame_header {
+    uint32_t len, count, payload_crc;
+    uint64_t first;
+};
+
+enum frame_state { FRAME_SOUND, FRAME_NONE, FRAME_TAIL, FRAME_BAD };
+
+void mdl_log_name(char name[32], uint64_t base)
+{
+    (void)snprintf(name, 32, "log-%020" PRIu64, base);
+}
+
+static uint64_t round_up(uint64_t pos)
+{
+    return (pos + MDL_SECTOR - 1) / MDL_SECTOR * MDL_SECTOR;
+}
+
+static int log_error(const struct mdl_log *log, struct sti_err *err, const char *what, int error)
+{
+    return sti_err_set(err, mdl_status_of(error), "%s: %s: %s", mdl_shown(log->path), what,
+                       strerror(error));
+}
+
+static int log_damage(const struct mdl_log *log, struct sti_err *err, uint64_t pos,
+                      const char *what)
+{
+    return sti_err_set(err, STI_E_DATA_LOSS, "%s: position %" PRIu64 ": %s", mdl_shown(log->path),
+                       pos, what);
+}
+
+/* Make the scratch buffer at least `len` bytes. */
+static int frame_room(struct mdl_log *log, size_t len, struct sti_err *err)
+{
+    if (len <= log->frame_capacity) {
+        return STI_OK;
+    }
+    uint8_t *frame = realloc(log->frame, len);
+    if (frame == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "%s: no memory for a frame of %zu bytes",
+                           mdl_shown(log->path), len);
+    }
+    log->frame = frame;
+    log->frame_capacity = len;
+    return STI_OK;
+}
+
+/* Keep space allocated ahead of the end. A file system that cannot reserve is served without; a
+ * full one is remembered in `low`, and asked again with the next append. */
+static void log_reserve(struct mdl_log *log)
+{
+    uint64_t ahead = log->reserved_pos > log->pos ? log->reserved_pos - log->pos : 0;
+    if (ahead > log->reserve_bytes / 2) {
+        log->low = false;
+        return;
+    }
+    uint64_t want = log->pos + log->reserve_bytes;
+    if (fallocate(log->fd, FALLOC_FL_KEEP_SIZE, (off_t)log->pos, (off_t)log->reserve_bytes) == 0) {
+        log->reserved_pos = want;
+        log->low = false;
+    } else {
+        log->low = mdl_status_of(errno) == STI_E_DISK_FULL;
+    }
+}
+
+static int log_init(struct mdl_log *log, const char *dir_path, uint64_t base,
+                    uint64_t reserve_bytes, struct sti_err *err)
+{
+    char name[32];
+    mdl_log_name(name, base);
+    *log = (struct mdl_log){.fd = -1,
+                            .base = base,
+                            .end_index = base,
+                            .pos = MDL_LOG_HEADER_LEN,
+                            .reserved_pos = MDL_LOG_HEADER_LEN,
+                            .reserve_bytes = reserve_bytes};
+    log->path = mdl_join(dir_path, name);
+    if (log->path == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "no memory to open %s", name);
+    }
+    return STI_OK;
+}
+
+int mdl_log_create(struct mdl_log *log, int dir_fd, const char *dir_path, uint64_t base,
+                   uint64_t reserve_bytes, bool *uncertain, struct sti_err *err)
+{
+    char name[32], tmp[40];
+    uint8_t header[MDL_LOG_HEADER_LEN] = {0};
+    const char *what = "creating it";
+    *uncertain = false;
+    int rc = log_init(log, dir_path, base, reserve_bytes, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    mdl_log_name(name, base);
+    (void)snprintf(tmp, sizeof tmp, "%s.tmp", name);
+    memcpy(header, log_magic, sizeof log_magic);
+    mdl_put32(header + 8, MDL_LOG_VERSION);
+    mdl_put32(header + 12, MDL_LOG_HEADER_LEN);
+    mdl_put64(header + 16, base);
+    mdl_put32(header + HEADER_CRC_POS, sti_crc32c(0, header, HEADER_CRC_POS));
+
+    int error = 0;
+    log->fd = openat(dir_fd, tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
+    if (log->fd < 0) {
+        error = errno;
+    }
+    if (error == 0) {
+        what = "writing its header";
+        error = mdl_write_all(log->fd, header, sizeof header, 0);
+    }
+    if (error == 0) {
+        what = "syncing it";
+        log_reserve(log);
+        error = fdatasync(log->fd) != 0 ? errno : 0;
+    }
+    if (error == 0) {
+        what = "renaming it";
+        error = renameat(dir_fd, tmp, dir_fd, name) != 0 ? errno : 0;
+    }
+    if (error == 0 && fsync(dir_fd) != 0) {
+        what = "syncing its folder";
+        error = errno;
+        *uncertain = true;
+    }
+    if (error == 0) {
+        return STI_OK;
+    }
+    rc = log_error(log, err, what, error);
+    if (!*uncertain) {
+        (void)unlinkat(dir_fd, tmp, 0);
+    }
+    mdl_log_close(log, false);
+    return rc;
+}
+
+static int log_check_header(const struct mdl_log *log, struct sti_err *err)
+{
+    uint8_t header[MDL_LOG_HEADER_LEN];
+    size_t got;
+    int error = mdl_read_upto(log->fd, header, sizeof header, 0, &got);
+    if (error != 0) {
+        return log_error(log, err, "reading its header", error);
+    }
+    if (got < sizeof header) {
+        return log_damage(log, err, got, "the file ends within its header");
+    }
+    if (memcmp(header, log_magic, sizeof log_magic) != 0) {
+        return log_damage(log, err, 0, "this is not a command log");
+    }
+    if (mdl_get32(header + HEADER_CRC_POS) != sti_crc32c(0, header, HEADER_CRC_POS)) {
+        return log_damage(log, err, 0, "the header's checksum is wrong");
+    }
+    if (mdl_get32(header + 8) != MDL_LOG_VERSION) {
+        return sti_err_set(err, STI_E_UNSUPPORTED,
+                           "%s: format version %u, this release reads %u: upgrade StreamIt",
+                           mdl_shown(log->path), mdl_get32(header + 8), MDL_LOG_VERSION);
+    }
+    if (mdl_get32(header + 12) != MDL_LOG_HEADER_LEN || mdl_get64(header + 16) != log->base) {
+        return log_damage(log, err, 12, "the header belongs to another file");
+    }
+    return STI_OK;
+}
+
+int mdl_log_open(struct mdl_log *log, int dir_fd, const char *dir_path, uint64_t base,
+                 uint64_t reserve_bytes, struct sti_err *err)
+{
+    char name[32];
+    int rc = log_init(log, dir_path, base, reserve_bytes, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    mdl_log_name(name, base);
+    log->fd = openat(dir_fd, name, O_RDWR | O_CLOEXEC);
+    if (log->fd < 0) {
+        rc = log_error(log, err, "opening it", errno);
+    } else {
+        rc = log_check_header(log, err);
+    }
+    if (rc != STI_OK) {
+        mdl_log_close(log, false);
+    }
+    return rc;
+}
+
+static bool all_zero(const uint8_t *data, size_t len)
+{
+    size_t i = 0;
+    while (i < len && data[i] == 0) {
+        i++;
+    }
+    return i == len;
+}
+
+/* Decode a frame header of which `got` bytes were there. */
+static bool header_sound(const uint8_t *data, size_t got, struct frame_header *out)
+{
+    if (got < MDL_FRAME_HEADER_LEN || memcmp(data + 24, frame_mark, sizeof frame_mark) != 0 ||
+        mdl_get32(data + FRAME_CRC_POS) != sti_crc32c(0, data, FRAME_CRC_POS)) {
+        return false;
+    }
+    out->len = mdl_get32(data);
+    out->count = mdl_get32(data + 4);
+    out->first = mdl_get64(data + 8);
+    out->payload_crc = mdl_get32(data + 16);
+    return out->len >= MDL_FRAME_OVERHEAD + (MDL_COMMAND_OVERHEAD + 1u) && out->count >= 1 &&
+           out->len <= MDL_FRAME_LEN_MAX && out->count <= MDL_GROUP_COUNT_MAX;
+}
+
+/* Did a part of the `len` bytes never arrive? `got` of them are in the file. */
+static bool looks_unfinished(const uint8_t *data, size_t got, size_t len)
+{
+    if (got < len || data[len - 1] == 0) {
+        return true;
+    }
+    for (size_t at = 0; at < len; at += MDL_SECTOR) {
+        size_t part = len - at < MDL_SECTOR ? len - at : MDL_SECTOR;
+        if (all_zero(data + at, part)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Read the frame at `pos` into the scratch buffer and judge it by itself.
+ * @return STI_OK with *state, STI_E_IO, STI_E_NO_MEMORY */
+static int frame_read(struct mdl_log *log, uint64_t pos, struct frame_header *header,
+                      enum frame_state *state, struct sti_err *err)
+{
+    size_t got;
+    int rc = frame_room(log, MDL_SECTOR, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    int error = mdl_read_upto(log->fd, log->frame, MDL_SECTOR, pos, &got);
+    if (error != 0) {
+        return log_error(log, err, "reading a frame", error);
+    }
+    if (got == 0 || all_zero(log->frame, got)) {
+        *state = FRAME_NONE;
+        return STI_OK;
+    }
+    if (!header_sound(log->frame, got, header)) {
+        *state = looks_unfinished(log->frame, got, MDL_FRAME_HEADER_LEN) ? FRAME_TAIL : FRAME_BAD;
+        return STI_OK;
+    }
+    rc = frame_room(log, header->len, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    error = mdl_read_upto(log->fd, log->frame, header->len, pos, &got);
+    if (error != 0) {
+        return log_error(log, err, "reading a frame", error);
+    }
+    if (got == header->len && log->frame[got - 1] == END_MARK &&
+        sti_crc32c(0, log->frame + MDL_FRAME_HEADER_LEN, got - MDL_FRAME_OVERHEAD) ==
+            header->payload_crc) {
+        *state = FRAME_SOUND;
+    } else {
+        *state = looks_unfinished(log->frame, got, header->len) ? FRAME_TAIL : FRAME_BAD;
+    }
+    return STI_OK;
+}
+
+/* Is there anything but zeros from `pos` to the end, and is there a sound frame behind `pos`?
+ * @return STI_OK, STI_E_IO, STI_E_NO_MEMORY */
+static int scan_behind(struct mdl_log *log, uint64_t pos, uint64_t size, bool *data_found,
+                       bool *frame_found, struct sti_err *err)
+{
+    struct frame_header header;
+    enum frame_state state;
+    uint8_t *block = malloc(SCAN_BLOCK);
+    int rc = block == NULL ? sti_err_set(err, STI_E_NO_MEMORY, "no memory to scan a log") : STI_OK;
+    *data_found = false;
+    *frame_found = false;
+    for (uint64_t at = pos; rc == STI_OK && !*frame_found && at < size; at += SCAN_BLOCK) {
+        size_t got;
+        int error = mdl_read_upto(log->fd, block, SCAN_BLOCK, at, &got);
+        if (error != 0) {
+            rc = log_error(log, err, "scanning it", error);
+            break;
+        }
+        *data_found = *data_found || !all_zero(block, got);
+        for (size_t i = at == pos ? MDL_SECTOR : 0;
+             rc == STI_OK && !*frame_found && i + MDL_FRAME_HEADER_LEN <= got; i += MDL_SECTOR) {
+            if (header_sound(block + i, got - i, &header) && header.first > log->end_index) {
+                rc = frame_read(log, at + i, &header, &state, err);
+                *frame_found = rc == STI_OK && state == FRAME_SOUND;
+            }
+        }
+    }
+    free(block);
+    return rc;
+}
+
+/* The frame at log->pos is not sound: end of the log, unfinished tail, or damage? */
+static int judge_end(struct mdl_log *log, enum frame_state state, struct sti_err *err)
+{
+    struct stat st;
+    bool data_found, frame_found;
+    if (fstat(log->fd, &st) != 0) {
+        return log_error(log, err, "asking its size", errno);
+    }
+    uint64_t size = (uint64_t)st.st_size;
+    int rc = scan_behind(log, log->pos, size, &data_found, &frame_found, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    if (frame_found) {
+        return log_damage(log, err, log->pos, "a damaged frame with sound ones behind it");
+    }
+    if (state == FRAME_BAD) {
+        return log_damage(log, err, log->pos, "the frame's checksum is wrong");
+    }
+    log->cut_bytes = data_found ? size - log->pos : 0;
+    return STI_OK;
+}
+
+/* Hand out the commands of the sound frame in the scratch buffer. */
+static int frame_visit(struct mdl_log *log, const struct frame_header *header, uint64_t after,
+                       mdl_visit_fn *visit, void *arg, struct sti_err *err)
+{
+    const uint8_t *at = log->frame + MDL_FRAME_HEADER_LEN;
+    const uint8_t *end = log->frame + header->len - 1;
+    for (uint32_t i = 0; i < header->count; i++) {
+        size_t left = (size_t)(end - at);
+        if (left < MDL_COMMAND_OVERHEAD || left - MDL_COMMAND_OVERHEAD < mdl_get32(at)) {
+            return log_damage(log, err, log->pos, "a command exceeds its frame");
+        }
+        size_t len = mdl_get32(at);
+        at += MDL_COMMAND_OVERHEAD;
+        if (header->first + i > after) {
+            int rc = visit(arg, header->first + i, at, len, err);
+            if (rc != STI_OK) {
+                return rc;
+            }
+        }
+        at += len;
+    }
+    return at == end ? STI_OK : log_damage(log, err, log->pos, "bytes are left over in the frame");
+}
+
+int mdl_log_replay(struct mdl_log *log, uint64_t after, mdl_visit_fn *visit, void *arg,
+                   struct sti_err *err)
+{
+    for (;;) {
+        struct frame_header header;
+        enum frame_state state;
+        int rc = frame_read(log, log->pos, &header, &state, err);
+        if (rc != STI_OK) {
+            return rc;
+        }
+        if (state != FRAME_SOUND) {
+            return judge_end(log, state, err);
+        }
+        if (header.first != log->end_index + 1) {
+            return log_damage(log, err, log->pos, "the frame's index does not follow");
+        }
+        rc = frame_visit(log, &header, after, visit, arg, err);
+        if (rc != STI_OK) {
+            return rc;
+        }
+        log->end_index += header.count;
+        log->last_pos = log->pos;
+        log->pos += round_up(header.len);
+    }
+}
+
+int mdl_log_finish_tail(struct mdl_log *log, struct sti_err *err)
+{
+    struct stat st;
+    if (fstat(log->fd, &st) != 0) {
+        return log_error(log, err, "asking its size", errno);
+    }
+    /* Also where nothing but zeros follows: what lies behind the end is then freshly allocated. */
+    if ((uint64_t)st.st_size > log->pos && ftruncate(log->fd, (off_t)log->pos) != 0) {
+        return log_error(log, err, "cutting its tail", errno);
+    }
+    log->reserved_pos = log->pos;
+    log_reserve(log);
+    if (log->last_pos > 0) {
+        struct frame_header header;
+        enum frame_state state;
+        int rc = frame_read(log, log->last_pos, &header, &state, err);
+        if (rc != STI_OK) {
+            return rc;
+        }
+        int error = state == FRAME_SOUND
+                        ? mdl_write_all(log->fd, log->frame, header.len, log->last_pos)
+                        : EIO;
+        if (error != 0) {
+            return log_error(log, err, "writing its last frame again", error);
+        }
+    }
+    if (fdatasync(log->fd) != 0) {
+        return log_error(log, err, "syncing it", errno);
+    }
+    return STI_OK;
+}
+
+/* Build the frame of `count` commands in the scratch buffer. @return its length with padding */
+static size_t frame_build(struct mdl_log *log, const struct mdl_command *commands, size_t count,
+                          size_t len)
+{
+    uint8_t *frame = log->frame;
+    size_t padded = (size_t)round_up(len);
+    uint8_t *at = frame + MDL_FRAME_HEADER_LEN;
+    for (size_t i = 0; i < count; i++) {
+        mdl_put32(at, (uint32_t)commands[i].len);
+        memcpy(at + MDL_COMMAND_OVERHEAD, commands[i].data, commands[i].len);
+        at += MDL_COMMAND_OVERHEAD + commands[i].len;
+    }
+    *at = END_MARK;
+    memset(frame + len, 0, padded - len);
+    mdl_put32(frame, (uint32_t)len);
+    mdl_put32(frame + 4, (uint32_t)count);
+    mdl_put64(frame + 8, log->end_index + 1);
+    mdl_put32(frame + 16, sti_crc32c(0, frame + MDL_FRAME_HEADER_LEN, len - MDL_FRAME_OVERHEAD));
+    mdl_put32(frame + FRAME_CRC_POS, sti_crc32c(0, frame, FRAME_CRC_POS));
+    memcpy(frame + 24, frame_mark, sizeof frame_mark);
+    return padded;
+}
+
+int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size_t count,
+                   bool *uncertain, struct sti_err *err)
+{
+    size_t len = MDL_FRAME_OVERHEAD;
+    *uncertain = false;
+    for (size_t i = 0; i < count; i++) {
+        len += MDL_COMMAND_OVERHEAD + commands[i].len;
+    }
+    if (count == 0 || count > MDL_GROUP_COUNT_MAX || len > MDL_FRAME_LEN_MAX) {
+        return sti_err_set(err, STI_E_MESSAGE_TOO_LARGE, "%zu commands of %zu bytes in one frame",
+                           count, len);
+    }
+    int rc = frame_room(log, (size_t)round_up(len), err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    size_t padded = frame_build(log, commands, count, len);
+    log_reserve(log);
+    int error = mdl_write_all(log->fd, log->frame, padded, log->pos);
+    if (error != 0) {
+        rc = log_error(log, err, "appending to it", error);
+        /* Take the partial frame back, so that what is refused cannot come up after a restart. */
+        if (ftruncate(log->fd, (off_t)log->pos) != 0 || fdatasync(log->fd) != 0) {
+            *uncertain = true;
+        }
+        log->reserved_pos = log->pos;
+        log_reserve(log);
+        return rc;
+    }
+    if (fdatasync(log->fd) != 0) {
+        *uncertain = true;
+        return sti_err_set(err, STI_E_IO, "%s: position %" PRIu64 ": syncing it: %s",
+                           mdl_shown(log->path), log->pos, strerror(errno));
+    }
+    log->last_pos = log->pos;
+    log->pos += padded;
+    log->end_index += count;
+    return STI_OK;
+}
+
+void mdl_log_close(struct mdl_log *log, bool release)
+{
+    if (log->fd >= 0) {
+        if (release) {
+            /* Frees what is allocated behind the end; a failure costs space, nothing else. */
+            (void)!ftruncate(log->fd, (off_t)log->pos);
+        }
+        (void)close(log->fd);
+    }
+    free(log->path);
+    free(log->frame);
+    *log = (struct mdl_log){.fd = -1};
+}

@@ -1,0 +1,109 @@
+/* log.h -- one log file of commands.
+ *
+ * A file begins with a header and goes on with frames, each at a multiple of 512 bytes. A frame is
+ * what one sync made durable: one command, or several that waited together. The next frame is
+ * written only after the one before it was synced, so only the last frame of the last file can ever
+ * be unfinished; and no sector that holds a synced frame is written again.
+ *
+ *   header   0  8  "STIMDLOG"               frame    0  4  length of the frame, without padding
+ *            8  4  format version (1)                4  4  count of commands
+ *           12  4  header length (512)               8  8  index of the first command
+ *           16  8  base: index before the first     16  4  CRC-32C of the payload
+ *           24 36  zero                             20  4  CRC-32C of bytes 0-19
+ *           60  4  CRC-32C of bytes 0-59            24  4  mark "STIF"
+ *                                                   28 ..  payload: { length u32, command } x count
+ *                                                   .. 1   end mark 0xA5
+ *                                                   .. ..  zeros to the next multiple of 512
+ *
+ * Both marks come last in what they close and are not zero, so that a write that stopped early, or
+ * a sector that never arrived, shows as zeros or as the end of the file. That is how an unfinished
+ * tail, which is cut, is told from a whole frame with a flipped bit, which is damage:
+ *
+ *   - a bad frame with a sound frame behind it is damage;
+ *   - a bad frame whose last byte, or any whole sector of it, is zero or missing is a tail (of a
+ *     frame without a sound header only the header is looked at);
+ *   - any other bad frame is damage.
+ *
+ * Space is reserved ahead of the end (fallocate, keeping the size), so that a command can still be
+ * committed on a full disk. A log belongs to one thread at a time.
+ */
+#ifndef MDL_LOG_H
+#define MDL_LOG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "streamit/status.h"
+
+enum {
+    MDL_SECTOR = 512,
+    MDL_LOG_HEADER_LEN = MDL_SECTOR,
+    MDL_FRAME_HEADER_LEN = 28,
+    MDL_FRAME_OVERHEAD = MDL_FRAME_HEADER_LEN + 1,
+    MDL_COMMAND_OVERHEAD = 4,
+    MDL_GROUP_COUNT_MAX = 256,        /* commands of one frame */
+    MDL_GROUP_BYTES_MAX = 1024 * 1024 /* ... and bytes of them; a single command may be as large */
+};
+
+#define MDL_LOG_VERSION   1u
+#define MDL_FRAME_LEN_MAX (4u * 1024u * 1024u)
+
+/* A command to append; the bytes are borrowed. */
+struct mdl_command {
+    const void *data;
+    size_t len;
+};
+
+/* Called for each command that a replay finds. An error ends the replay and is passed on. */
+typedef int mdl_visit_fn(void *arg, uint64_t index, const void *command, size_t len,
+                         struct sti_err *err);
+
+struct mdl_log {
+    int fd;                 /* -1: not open */
+    char *path;             /* owned */
+    uint64_t base;          /* index of the command before the first one here */
+    uint64_t end_index;     /* index of the last command here; base when there is none */
+    uint64_t pos;           /* where the next frame goes; a multiple of MDL_SECTOR */
+    uint64_t last_pos;      /* where the last frame begins; 0: there is none */
+    uint64_t reserved_pos;  /* space is allocated up to here */
+    uint64_t reserve_bytes; /* how much to keep allocated ahead of pos */
+    uint64_t cut_bytes;     /* of the unfinished tail that the replay found; 0: none */
+    uint8_t *frame;         /* owned; scratch for one frame */
+    size_t frame_capacity;
+    bool low; /* the reserve could not be refilled */
+};
+
+/* Create an empty log that follows index `base`: written aside, synced, renamed, folder synced.
+ * On failure *log holds nothing.
+ * @param uncertain  out: the new file may or may not be seen after a crash; nothing may be appended
+ * to an older log any more
+ * @return STI_OK, STI_E_DISK_FULL, STI_E_IO, STI_E_NO_MEMORY */
+int mdl_log_create(struct mdl_log *log, int dir_fd, const char *dir_path, uint64_t base,
+                   uint64_t reserve_bytes, bool *uncertain, struct sti_err *err);
+/* Open an existing log and check its header. On failure *log holds nothing.
+ * @return STI_OK, STI_E_DATA_LOSS, STI_E_UNSUPPORTED (format version), STI_E_IO, STI_E_NO_MEMORY */
+int mdl_log_open(struct mdl_log *log, int dir_fd, const char *dir_path, uint64_t base,
+                 uint64_t reserve_bytes, struct sti_err *err);
+/* Read the log from its beginning, check every frame, visit every command with an index above
+ * `after`, and find its end. Changes nothing on disk: see mdl_log_finish_tail.
+ * @return STI_OK, STI_E_DATA_LOSS (naming file and position), STI_E_IO, STI_E_NO_MEMORY, what visit
+ * returned */
+int mdl_log_replay(struct mdl_log *log, uint64_t after, mdl_visit_fn *visit, void *arg,
+                   struct sti_err *err);
+/* Make a replayed log ready for appends: cut the unfinished tail, make the last frame durable once
+ * more (a process whose sync failed may have left it in the page cache alone), reserve space.
+ * @return STI_OK, STI_E_IO, STI_E_NO_MEMORY */
+int mdl_log_finish_tail(struct mdl_log *log, struct sti_err *err);
+/* Append `count` commands as one frame and sync it; they get the indexes from end_index + 1.
+ * @param uncertain  out: the sync failed, or a partial frame could not be taken back; nothing more
+ * may be appended until a replay has read the file again
+ * @return STI_OK, STI_E_DISK_FULL (nothing changed unless *uncertain), STI_E_IO, STI_E_NO_MEMORY */
+int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size_t count,
+                   bool *uncertain, struct sti_err *err);
+/* Close; `release` gives the reserved space back. Safe on a log that is not open. */
+void mdl_log_close(struct mdl_log *log, bool release);
+/* "log-<20 digits>" */
+void mdl_log_name(char name[32], uint64_t base);
+
+#endif /* MDL_LOG_H */
