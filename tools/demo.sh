@@ -64,7 +64,8 @@ gather()
 {
     find /usr/share/common-licenses /usr/share/doc /usr/share/perl /usr/share/cmake-* /usr/include -type f \
         \( -name '*.txt' -o -name copyright -o -name '*.h' -o -name '*.pm' -o -name '*.cmake' -o -path '*licenses*' \) \
-        2> /dev/null | LC_ALL=C sort | xargs cat 2> /dev/null | awk 'length($0) < 100000' > "$place/once.txt"
+        2> /dev/null | LC_ALL=C sort | xargs cat 2> /dev/null |
+        awk 'length($0) < 100000' | head -c $((megabytes * 1000000)) > "$place/once.txt"
     [ -s "$place/once.txt" ] || fail "no text under /usr/share"
     : > "$place/input.txt"
     while [ "$(wc -c < "$place/input.txt")" -lt $((megabytes * 1000000)) ]; do
