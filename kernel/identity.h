@@ -1,0 +1,38 @@
+/* identity.h -- whose data folder this is, and that only one daemon uses it.
+ *
+ * Story. The folder is made when missing. A file `lock` in it is held with flock for as long as the
+ * node runs and bears the holder's process id. A file `identity` says format version, cluster id
+ * and node id; it is made at the first start, written aside, synced and renamed, and never changed.
+ *
+ *     format_version=1
+ *     cluster_id=<32 hex digits>
+ *     node_id=1
+ *     crc32=<8 hex digits, over the bytes of the lines before>
+ *
+ * Crash points. Before the rename: the next start makes a new identity; nothing else was written.
+ * After it: the identity stands.
+ *
+ * Failure. STI_E_IN_USE (another daemon), STI_E_PRECONDITION (another node's folder, or a newer
+ * format), STI_E_DATA_LOSS (damaged file: never made anew by itself), STI_E_IO. All name the
+ * folder. Main thread.
+ */
+#ifndef STREAMIT_KERNEL_IDENTITY_H
+#define STREAMIT_KERNEL_IDENTITY_H
+
+#include "streamit/status.h"
+
+enum { KRN_IDENTITY_FORMAT = 1, KRN_CLUSTER_ID_LEN = 32 };
+
+struct krn_identity {
+    int lock_fd; /* -1: not held */
+    int32_t node_id;
+    char cluster_id[KRN_CLUSTER_ID_LEN + 1];
+    int created; /* 1: this very call made it */
+};
+
+int krn_identity_open(const char *data_dir, int32_t node_id, struct krn_identity *out,
+                      struct sti_err *err);
+/* Let the folder go. The files stay. */
+void krn_identity_close(struct krn_identity *identity);
+
+#endif /* STREAMIT_KERNEL_IDENTITY_H */
