@@ -93,7 +93,7 @@ def check_readmes(root, paths):
     folders = {os.path.dirname(p) for p in paths if p.endswith(SOURCE + (".py", ".proto"))}
     folders |= {"docs", "tests", "tools", "etc", "tests/integration"}
     errors = []
-    for folder in sorted(f for f in folders if f and not re.search(r"(^|/)(tests|include|wrong|v\d+)(/[^/]+)*$", f)
+    for folder in sorted(f for f in folders if f and not re.search(r"(^|/)(tests|include|wrong)(/|$)|^proto/", f)
                          or f in ("tests", "tests/integration")):
         readme = os.path.join(root, folder, "README.md")
         if not os.path.isdir(os.path.join(root, folder)):
