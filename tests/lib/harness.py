@@ -145,7 +145,7 @@ class Node:
         return self._address("metrics_prom")
 
     def _address(self, instance):
-        host, _, port = self.listeners[instance].rpartition(":")
+        host, _, port = self.listeners[instance].split(",")[0].rpartition(":")
         return f"{'127.0.0.1' if host in ('', '0.0.0.0', '[::]', '*') else host}:{port}"
 
     def _ended(self):
@@ -243,7 +243,7 @@ class TestCase(unittest.TestCase):
         ports = []
         for node in self.nodes:
             if node.process is not None:
-                ports += [a.rpartition(":")[2] for a in node.listeners.values()]
+                ports += [a.rpartition(":")[2] for all in node.listeners.values() for a in all.split(",")]
                 node.kill()
         failed = self._failed()
         for node in self.nodes if failed else []:
