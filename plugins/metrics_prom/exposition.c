@@ -1,0 +1,131 @@
+/* exposition.c -- see exposition.h. */
+#include "exposition.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+/* The state of one walk. Names live until the kernel ends, so keeping the last one is enough. */
+struct walk {
+    struct mpr_text *text;
+    const char *family;
+};
+
+static bool ends_with(const char *str, const char *suffix)
+{
+    size_t len = strlen(str), suffix_len = strlen(suffix);
+    return len >= suffix_len && strcmp(str + (len - suffix_len), suffix) == 0;
+}
+
+static const char *type_name(int type)
+{
+    switch (type) {
+    case STI_METRIC_COUNTER:
+        return "counter";
+    case STI_METRIC_GAUGE:
+        return "gauge";
+    default:
+        return "histogram";
+    }
+}
+
+/* HELP and TYPE, once for each family. */
+static void family_begin(struct walk *walk, const char *name, const char *suffix, const char *help,
+                         int type)
+{
+    if (walk->family != NULL && strcmp(walk->family, name) == 0) {
+        return;
+    }
+    walk->family = name;
+    if (help != NULL && help[0] != '\0') {
+        mpr_text_printf(walk->text, "# HELP %s%s ", name, suffix);
+        mpr_text_help(walk->text, help);
+        mpr_text_str(walk->text, "\n");
+    }
+    mpr_text_printf(walk->text, "# TYPE %s%s %s\n", name, suffix, type_name(type));
+}
+
+static void put_value(struct mpr_text *text, double value)
+{
+    if (isnan(value)) {
+        mpr_text_str(text, "NaN");
+    } else if (isinf(value)) {
+        mpr_text_str(text, value > 0 ? "+Inf" : "-Inf");
+    } else if (value == floor(value) && fabs(value) < 9007199254740992.0) {
+        mpr_text_printf(text, "%.0f", value);
+    } else {
+        mpr_text_printf(text, "%.17g", value);
+    }
+}
+
+static bool has_labels(const char *labels)
+{
+    return labels != NULL && labels[0] != '\0';
+}
+
+static void visit_value(void *arg, int type, const char *name, const char *labels, const char *help,
+                        double value)
+{
+    struct walk *walk = arg;
+    const char *suffix = type == STI_METRIC_COUNTER && !ends_with(name, "_total") ? "_total" : "";
+    family_begin(walk, name, suffix, help, type);
+    mpr_text_printf(walk->text, "%s%s", name, suffix);
+    if (has_labels(labels)) {
+        mpr_text_printf(walk->text, "{%s}", labels);
+    }
+    mpr_text_str(walk->text, " ");
+    put_value(walk->text, value);
+    mpr_text_str(walk->text, "\n");
+}
+
+/* One line of a histogram: name, suffix, labels and perhaps `le`. */
+static void histogram_line(struct mpr_text *text, const char *name, const char *suffix,
+                           const char *labels, const char *le)
+{
+    mpr_text_printf(text, "%s%s", name, suffix);
+    if (has_labels(labels) && le != NULL) {
+        mpr_text_printf(text, "{%s,le=\"%s\"}", labels, le);
+    } else if (le != NULL) {
+        mpr_text_printf(text, "{le=\"%s\"}", le);
+    } else if (has_labels(labels)) {
+        mpr_text_printf(text, "{%s}", labels);
+    }
+    mpr_text_str(text, " ");
+}
+
+static void visit_histogram(void *arg, const char *name, const char *labels, const char *help,
+                            const struct sti_histogram *histogram)
+{
+    struct walk *walk = arg;
+    bool seconds = ends_with(name, "_seconds");
+    uint64_t below = 0;
+    family_begin(walk, name, "", help, STI_METRIC_HISTOGRAM);
+    /* The buckets are read one by one while others count: the sum of what was read is the count
+     * that goes with them. */
+    for (unsigned i = 0; i < STI_HISTOGRAM_BUCKETS; i++) {
+        char le[40] = "+Inf";
+        below += __atomic_load_n(&histogram->buckets[i], __ATOMIC_RELAXED);
+        if (i + 1 < STI_HISTOGRAM_BUCKETS && seconds) {
+            (void)snprintf(le, sizeof le, "%.9g", (double)(UINT64_C(1) << i) / 1e6);
+        } else if (i + 1 < STI_HISTOGRAM_BUCKETS) {
+            (void)snprintf(le, sizeof le, "%" PRIu64, (UINT64_C(1) << i) - 1);
+        }
+        histogram_line(walk->text, name, "_bucket", labels, le);
+        mpr_text_printf(walk->text, "%" PRIu64 "\n", below);
+    }
+    double sum = (double)__atomic_load_n(&histogram->sum, __ATOMIC_RELAXED);
+    histogram_line(walk->text, name, "_sum", labels, NULL);
+    put_value(walk->text, seconds ? sum / 1e6 : sum);
+    mpr_text_str(walk->text, "\n");
+    histogram_line(walk->text, name, "_count", labels, NULL);
+    mpr_text_printf(walk->text, "%" PRIu64 "\n", below);
+}
+
+void mpr_exposition(struct mpr_text *text, const struct sti_host *host)
+{
+    struct walk walk = {.text = text};
+    const struct sti_metrics_visitor visitor = {
+        .struct_size = sizeof visitor, .value = visit_value, .histogram = visit_histogram};
+    host->metrics_visit(host->ctx, &visitor, &walk);
+    mpr_process(text);
+}

@@ -1,0 +1,99 @@
+/* text.c -- see text.h. */
+#include "text.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FIRST_CAPACITY = 4096 };
+
+/* Room for `len` more bytes and the end mark. */
+static bool text_room(struct mpr_text *text, size_t len)
+{
+    size_t need = text->len + len + 1;
+    if (text->failed || need <= text->capacity) {
+        return !text->failed;
+    }
+    size_t capacity = text->capacity == 0 ? FIRST_CAPACITY : text->capacity;
+    while (capacity < need) {
+        capacity *= 2;
+    }
+    char *data = realloc(text->data, capacity);
+    if (data == NULL) {
+        text->failed = true;
+        return false;
+    }
+    text->data = data;
+    text->capacity = capacity;
+    return true;
+}
+
+void mpr_text_put(struct mpr_text *text, const char *data, size_t len)
+{
+    if (text_room(text, len)) {
+        memcpy(text->data + text->len, data, len);
+        text->len += len;
+        text->data[text->len] = '\0';
+    }
+}
+
+void mpr_text_str(struct mpr_text *text, const char *str)
+{
+    mpr_text_put(text, str, strlen(str));
+}
+
+void mpr_text_printf(struct mpr_text *text, const char *fmt, ...)
+{
+    va_list args, again;
+    va_start(args, fmt);
+    va_copy(again, args);
+    int len = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    if (len < 0) {
+        text->failed = true;
+    } else if (text_room(text, (size_t)len)) {
+        (void)vsnprintf(text->data + text->len, (size_t)len + 1, fmt, again);
+        text->len += (size_t)len;
+    }
+    va_end(again);
+}
+
+void mpr_text_json(struct mpr_text *text, const char *str)
+{
+    if (str == NULL) {
+        mpr_text_str(text, "null");
+        return;
+    }
+    mpr_text_str(text, "\"");
+    for (const char *at = str; *at != '\0'; at++) {
+        unsigned char c = (unsigned char)*at;
+        if (c == '"' || c == '\\') {
+            mpr_text_printf(text, "\\%c", c);
+        } else if (c < 0x20) {
+            mpr_text_printf(text, "\\u%04x", c);
+        } else {
+            mpr_text_put(text, at, 1);
+        }
+    }
+    mpr_text_str(text, "\"");
+}
+
+void mpr_text_help(struct mpr_text *text, const char *str)
+{
+    for (const char *at = str; *at != '\0'; at++) {
+        if (*at == '\\') {
+            mpr_text_str(text, "\\\\");
+        } else if (*at == '\n') {
+            mpr_text_str(text, "\\n");
+        } else {
+            mpr_text_put(text, at, 1);
+        }
+    }
+}
+
+void mpr_text_fini(struct mpr_text *text)
+{
+    free(text->data);
+    *text = (struct mpr_text){0};
+}

@@ -1,0 +1,28 @@
+/* text.h -- a text that grows, and the two escapings that the pages need. */
+#ifndef MPR_TEXT_H
+#define MPR_TEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "streamit/status.h"
+
+/* All zero: empty. A failed allocation is remembered in `failed` and makes everything after it a
+ * no-op, so that only the end has to be checked. */
+struct mpr_text {
+    char *data; /* owned; terminated once anything was put */
+    size_t len, capacity;
+    bool failed;
+};
+
+void mpr_text_put(struct mpr_text *text, const char *data, size_t len);
+void mpr_text_str(struct mpr_text *text, const char *str);
+STI_PRINTF(2, 3) void mpr_text_printf(struct mpr_text *text, const char *fmt, ...);
+/* With quotes, as JSON; bytes that are no valid text of one byte are passed on as they are. NULL is
+ * written as null. */
+void mpr_text_json(struct mpr_text *text, const char *str);
+/* A HELP text: backslash and newline escaped. */
+void mpr_text_help(struct mpr_text *text, const char *str);
+void mpr_text_fini(struct mpr_text *text);
+
+#endif /* MPR_TEXT_H */
