@@ -322,7 +322,7 @@ int krn_loader_open(apr_pool_t *pool, const char *dir, const char *file, struct 
 int krn_loader_builtin(apr_pool_t *pool, const struct sti_plugin *desc, struct krn_plugin *out,
                        struct sti_err *err)
 {
-    *out = (struct krn_plugin){.desc = desc, .file = "(built in)", .path = ""};
+    *out = (struct krn_plugin){.desc = desc, .file = "built in", .path = ""};
     int status = krn_loader_check(pool, desc, sizeof *desc, &out->optional, err);
     return status == STI_OK ? STI_OK : refuse(out, status, err);
 }

@@ -394,9 +394,22 @@ int krn_node_stop(struct krn_node *node, struct sti_err *err)
     return STI_OK;
 }
 
+/* Code of an instance that did not stop may still run: nothing may be freed or unmapped under it.
+ */
+static bool is_at_rest(const struct krn_node *node)
+{
+    for (size_t i = 0; i < node->registry.count; i++) {
+        int state = krn_instance_state(node->registry.items[i]);
+        if (state == KRN_STARTED || state == KRN_STOPPED) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void krn_node_free(struct krn_node *node)
 {
-    if (node == NULL) {
+    if (node == NULL || !is_at_rest(node)) {
         return;
     }
     krn_executor_free(node->services.executor);

@@ -49,8 +49,8 @@ int krn_node_start(struct krn_node *node, struct sti_err *err);
 /* Read the file again; check all of it; then hand each instance its changed reloadable options. A
  * refusal of the file changes nothing. */
 int krn_node_reload(struct krn_node *node, struct sti_err *err);
-/* Drain, stop, destroy, within node.drain_timeout_ms. On an error the process must end without
- * krn_node_free. */
+/* Drain, stop, destroy, within node.drain_timeout_ms. On an error the process must end;
+ * krn_node_free then frees nothing, because code of a plugin may still run. */
 int krn_node_stop(struct krn_node *node, struct sti_err *err);
 void krn_node_free(struct krn_node *node);
 
