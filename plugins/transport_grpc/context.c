@@ -1,0 +1,125 @@
+/* context.c -- the request context: client, trace, peer, connection, deadline, from gRPC metadata.
+ *
+ * All strings are copied into the call, cut to their maximum, and hold printable ASCII only: they
+ * end up in logs. A trace id is taken from `x-trace-id`, else from the second part of a W3C
+ * `traceparent`. The connection is a hash of the peer's address and port, which no other open
+ * connection of this listener has.
+ */
+#include <grpc/slice.h>
+#include <grpc/support/alloc.h>
+#include <grpc/support/time.h>
+#include <string.h>
+
+#include "transport.h"
+
+static void copy_text(char *out, size_t out_max, const uint8_t *data, size_t len)
+{
+    size_t n = len < out_max - 1 ? len : out_max - 1;
+    for (size_t i = 0; i < n; i++) {
+        out[i] = data[i] >= 0x20 && data[i] < 0x7f ? (char)data[i] : '?';
+    }
+    out[n] = '\0';
+}
+
+/* "00-<32 hex digits>-<16 hex digits>-01" */
+static void copy_traceparent(char *out, size_t out_max, const uint8_t *data, size_t len)
+{
+    enum { VERSION_LEN = 3, TRACE_LEN = 32 };
+    if (len < VERSION_LEN + TRACE_LEN + 1 || data[2] != '-' ||
+        data[VERSION_LEN + TRACE_LEN] != '-') {
+        return;
+    }
+    for (size_t i = VERSION_LEN; i < VERSION_LEN + TRACE_LEN; i++) {
+        if (strchr("0123456789abcdefABCDEF", data[i]) == NULL || data[i] == '\0') {
+            return;
+        }
+    }
+    copy_text(out, out_max, data + VERSION_LEN, TRACE_LEN);
+}
+
+static void read_metadata(struct tgr_rpc *rpc)
+{
+    bool explicit_trace = false;
+    for (size_t i = 0; i < rpc->metadata.count; i++) {
+        const grpc_metadata *md = &rpc->metadata.metadata[i];
+        const uint8_t *value = GRPC_SLICE_START_PTR(md->value);
+        size_t len = GRPC_SLICE_LENGTH(md->value);
+        if (grpc_slice_str_cmp(md->key, "x-client-id") == 0) {
+            copy_text(rpc->client_id, sizeof rpc->client_id, value, len);
+        } else if (grpc_slice_str_cmp(md->key, "x-trace-id") == 0) {
+            copy_text(rpc->trace_id, sizeof rpc->trace_id, value, len);
+            explicit_trace = true;
+        } else if (!explicit_trace && grpc_slice_str_cmp(md->key, "traceparent") == 0) {
+            copy_traceparent(rpc->trace_id, sizeof rpc->trace_id, value, len);
+        }
+    }
+}
+
+/* "ipv4:127.0.0.1:6083" -> "127.0.0.1:6083"; "ipv6:%5B::1%5D:6083" -> "[::1]:6083" */
+static void read_peer(struct tgr_rpc *rpc)
+{
+    char *peer = grpc_call_get_peer(rpc->call);
+    const char *from = peer == NULL ? "" : peer;
+    size_t n = 0;
+    if (strncmp(from, "ipv4:", 5) == 0 || strncmp(from, "ipv6:", 5) == 0) {
+        from += 5;
+    }
+    while (*from != '\0' && n < TGR_PEER_MAX) {
+        if (strncmp(from, "%5B", 3) == 0 || strncmp(from, "%5D", 3) == 0) {
+            rpc->peer[n++] = from[2] == 'B' ? '[' : ']';
+            from += 3;
+        } else {
+            rpc->peer[n++] = *from++;
+        }
+    }
+    rpc->peer[n] = '\0';
+    gpr_free(peer);
+}
+
+static uint64_t hash(const char *text)
+{
+    uint64_t h = 14695981039346656037u; /* FNV-1a */
+    for (; *text != '\0'; text++) {
+        h = (h ^ (uint8_t)*text) * 1099511628211u;
+    }
+    return h;
+}
+
+static uint64_t deadline_us(const struct tgr_rpc *rpc, uint64_t now_us)
+{
+    gpr_timespec at = gpr_convert_clock_type(rpc->deadline, GPR_CLOCK_MONOTONIC);
+    if (gpr_time_cmp(at, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0) {
+        return UINT64_MAX;
+    }
+    gpr_timespec left = gpr_time_sub(at, gpr_now(GPR_CLOCK_MONOTONIC));
+    if (left.tv_sec < 0) {
+        return now_us;
+    }
+    if (left.tv_sec > 365 * 86400) {
+        return UINT64_MAX;
+    }
+    return now_us + (uint64_t)left.tv_sec * 1000000u + (uint64_t)left.tv_nsec / 1000u;
+}
+
+void tgr_context_fill(struct tgr_rpc *rpc)
+{
+    const struct sti_host *host = rpc->t->host;
+    read_metadata(rpc);
+    read_peer(rpc);
+    rpc->request = (struct sti_request){.struct_size = sizeof rpc->request,
+                                        .principal = "User:anonymous",
+                                        .client_id = rpc->client_id,
+                                        .peer = rpc->peer,
+                                        .listener = host->instance,
+                                        .trace_id = rpc->trace_id,
+                                        .connection = hash(rpc->peer) ^ hash(host->instance),
+                                        .received_us = sti_now_us(host)};
+    rpc->request.deadline_us =
+        rpc->method == TGR_UNKNOWN ? UINT64_MAX : deadline_us(rpc, rpc->request.received_us);
+}
+
+struct tgr_shard *tgr_shard_of(struct tgr_rpc *rpc)
+{
+    uint64_t h = rpc->request.connection;
+    return &rpc->t->shards[(h ^ (h >> 32)) % TGR_SHARDS];
+}

@@ -1,0 +1,163 @@
+/* plugin.c -- descriptor, options and lifecycle of transport_grpc. */
+#include <stdlib.h>
+
+#include "transport.h"
+
+#define OPTION(name, ...)                                                                          \
+    static const struct sti_option opt_##name = {.struct_size = sizeof(struct sti_option),         \
+                                                 .key = #name,                                     \
+                                                 .offset = offsetof(struct tgr_conf, name),        \
+                                                 __VA_ARGS__}
+
+OPTION(host, .type = STI_OPT_STRING, .def = "0.0.0.0", .max = 250,
+       .help = "Address to listen on; 0.0.0.0 listens on all, IPv6 included.");
+OPTION(port, .type = STI_OPT_INT, .def = "8080", .min = 0, .max = 65535,
+       .help = "TCP port to listen on; 0 picks a free one.");
+OPTION(advertised_host, .type = STI_OPT_STRING, .max = 250,
+       .help = "Host that clients are told to connect to; without it the host, or localhost when "
+               "listening on all addresses.");
+OPTION(advertised_port, .type = STI_OPT_INT, .def = "0", .min = 0, .max = 65535,
+       .help = "Port that clients are told to connect to; 0: the port that is listened on.");
+OPTION(poller_threads, .type = STI_OPT_INT, .def = "1", .min = 1, .max = TGR_POLLERS_MAX,
+       .help = "Threads that serve the sockets; one is best up to two cores.");
+OPTION(max_message_bytes, .type = STI_OPT_INT, .def = "16777216", .min = 65536, .max = 1 << 30,
+       .unit = "bytes",
+       .help = "Record batches of one request may be so large; a larger request is refused.");
+OPTION(max_concurrent_streams, .type = STI_OPT_INT, .def = "1024", .min = 1, .max = 1 << 20,
+       .help = "Calls that one connection may have under way.");
+OPTION(calls_in_flight_max, .type = STI_OPT_INT, .def = "65536", .min = 1, .max = 1 << 24,
+       .help = "Calls of all connections that may be under way; beyond it calls are refused as "
+               "THROTTLED.");
+OPTION(partitions_per_call_max, .type = STI_OPT_INT, .def = "4096", .min = 1, .max = 1 << 20,
+       .help = "Partitions that one call may name.");
+OPTION(fetch_response_bytes_max, .type = STI_OPT_INT, .def = "67108864", .min = 1024,
+       .max = 1 << 30, .unit = "bytes",
+       .help = "A fetch that asks for more is answered with so much; a first batch that is larger "
+               "comes whole.");
+OPTION(memory_bytes_max, .type = STI_OPT_INT, .def = "0", .min = 0, .max = INT64_C(1) << 40,
+       .unit = "bytes",
+       .help = "Memory that gRPC may use for connections and messages; 0: without limit.");
+OPTION(keepalive_ms, .type = STI_OPT_INT, .def = "60000", .min = 1000, .max = 86400000,
+       .unit = "ms", .help = "An idle connection is probed after so long.");
+
+static const struct sti_option *const options[] = {&opt_host,
+                                                   &opt_port,
+                                                   &opt_advertised_host,
+                                                   &opt_advertised_port,
+                                                   &opt_poller_threads,
+                                                   &opt_max_message_bytes,
+                                                   &opt_max_concurrent_streams,
+                                                   &opt_calls_in_flight_max,
+                                                   &opt_partitions_per_call_max,
+                                                   &opt_fetch_response_bytes_max,
+                                                   &opt_memory_bytes_max,
+                                                   &opt_keepalive_ms,
+                                                   NULL};
+
+static int create(const struct sti_host *host, const void *conf, void **self, struct sti_err *err)
+{
+    struct tgr_transport *t = calloc(1, sizeof *t);
+    *self = NULL;
+    if (t == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "no memory for a listener");
+    }
+    t->host = host;
+    t->conf = conf;
+    int rc = tgr_watches_new(t, err);
+    if (rc != STI_OK) {
+        free(t);
+        return rc;
+    }
+    pthread_mutex_init(&t->poll_mu, NULL);
+    pthread_mutex_init(&t->wait_mu, NULL);
+    pthread_cond_init(&t->wait_cond, NULL);
+    for (unsigned i = 0; i < TGR_SHARDS; i++) {
+        pthread_mutex_init(&t->shards[i].mu, NULL);
+    }
+    *self = t;
+    return STI_OK;
+}
+
+static int start(void *self, struct sti_err *err)
+{
+    struct tgr_transport *t = self;
+    int rc = t->host->bind(t->host->ctx, STI_BROKER_ID, NULL, STI_BROKER_MAJOR, STI_BROKER_MINOR,
+                           &t->broker, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    tgr_metrics_init(t);
+    return tgr_server_start(t, err);
+}
+
+static int drain(void *self, uint32_t deadline_ms, struct sti_err *err)
+{
+    return tgr_server_drain(self, deadline_ms, err);
+}
+
+static int stop(void *self, uint32_t deadline_ms, struct sti_err *err)
+{
+    return tgr_server_stop(self, deadline_ms, err);
+}
+
+static void destroy(void *self)
+{
+    struct tgr_transport *t = self;
+    for (unsigned i = 0; i < TGR_SHARDS; i++) {
+        pthread_mutex_destroy(&t->shards[i].mu);
+    }
+    pthread_cond_destroy(&t->wait_cond);
+    pthread_mutex_destroy(&t->wait_mu);
+    pthread_mutex_destroy(&t->poll_mu);
+    tgr_watches_free(t);
+    free(t);
+}
+
+static int endpoint(void *self, struct sti_endpoint *out, struct sti_err *err)
+{
+    struct tgr_transport *t = self;
+    if (t->server == NULL) {
+        return sti_err_set(err, STI_E_PRECONDITION, "%s has not started", t->host->instance);
+    }
+    out->host = t->advertised_host;
+    out->port = t->advertised_port;
+    return STI_OK;
+}
+
+static const struct sti_transport transport = {.iface = {.struct_size = sizeof transport,
+                                                         .major = STI_TRANSPORT_MAJOR,
+                                                         .minor = STI_TRANSPORT_MINOR,
+                                                         .id = STI_TRANSPORT_ID},
+                                               .endpoint = endpoint};
+
+static const struct sti_iface *const provides[] = {&transport.iface, NULL};
+
+static const struct sti_requirement need_broker = {.struct_size = sizeof need_broker,
+                                                   .major = STI_BROKER_MAJOR,
+                                                   .minor = STI_BROKER_MINOR,
+                                                   .iface = STI_BROKER_ID};
+static const struct sti_requirement *const needs[] = {&need_broker, NULL};
+
+static const struct sti_lifecycle life = {.struct_size = sizeof life,
+                                          .create = create,
+                                          .start = start,
+                                          .drain = drain,
+                                          .stop = stop,
+                                          .destroy = destroy};
+
+extern const struct sti_plugin sti_plugin;
+STI_PLUGIN_EXPORT const struct sti_plugin sti_plugin = {
+    .magic = STI_PLUGIN_MAGIC,
+    .struct_size = sizeof(struct sti_plugin),
+    .abi_major = STI_ABI_MAJOR,
+    .abi_minor = STI_ABI_MINOR,
+    .flags = STI_PLUGIN_RESIDENT,
+    .name = "transport_grpc",
+    .version = "0.1.0",
+    .license = "Apache-2.0",
+    .summary = "The public API over gRPC, with health and reflection.",
+    .options = options,
+    .conf_size = sizeof(struct tgr_conf),
+    .provides = provides,
+    .needs = needs,
+    .life = &life};

@@ -1,0 +1,243 @@
+/* slot.c -- slots that wait for calls, the method table, and the threads that take events.
+ *
+ * One completion queue serves everything. A poller takes one event at a time with poll_mu held, so
+ * that the order of events is known, and lets go of it before the event is handled: with several
+ * pollers one polls while the others work. A produce call enters its connection's lane before
+ * poll_mu is released. Whoever finds the lane idle hands its calls to the broker one after
+ * another, so the calls of one connection reach the broker in the order of their arrival, whichever
+ * threads took them.
+ *
+ * A slot that completes posts its successor before it does anything else, so that a burst does not
+ * wait for a slot. The catch-all slot answers unknown methods, which would hang without it.
+ */
+#include <grpc/support/time.h>
+#include <string.h>
+
+#include "thread_check.h"
+#include "transport.h"
+
+#define API "/streamit.v1.StreamIt/"
+
+const struct tgr_method_info tgr_methods[TGR_METHODS] = {
+    [TGR_PRODUCE] = {API "Produce", "Produce", 16, true, true, tgr_produce_handle},
+    [TGR_FETCH] = {API "Fetch", "Fetch", 16, true, true, tgr_fetch_handle},
+    [TGR_LIST_OFFSETS] = {API "ListOffsets", "ListOffsets", 2, true, true, tgr_list_offsets_handle},
+    [TGR_CREATE_TOPIC] = {API "CreateTopic", "CreateTopic", 2, true, true, tgr_create_topic_handle},
+    [TGR_ALTER_TOPIC] = {API "AlterTopic", "AlterTopic", 2, true, true, tgr_alter_topic_handle},
+    [TGR_DELETE_TOPIC] = {API "DeleteTopic", "DeleteTopic", 2, true, true, tgr_delete_topic_handle},
+    [TGR_LIST_TOPICS] = {API "ListTopics", "ListTopics", 2, true, true, tgr_list_topics_handle},
+    [TGR_DESCRIBE_TOPIC] = {API "DescribeTopic", "DescribeTopic", 2, true, true,
+                            tgr_describe_topic_handle},
+    [TGR_FIND_LEADER] = {API "FindLeader", "FindLeader", 2, true, true, tgr_find_leader_handle},
+    [TGR_HEALTH_CHECK] = {"/grpc.health.v1.Health/Check", "HealthCheck", 2, true, false,
+                          tgr_health_check_handle},
+    [TGR_HEALTH_WATCH] = {"/grpc.health.v1.Health/Watch", "HealthWatch", 2, true, false,
+                          tgr_health_watch_handle},
+    [TGR_REFLECTION_V1] = {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                           "Reflection", 2, false, false, tgr_reflection_handle},
+    [TGR_REFLECTION_V1ALPHA] = {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                                "ReflectionAlpha", 2, false, false, tgr_reflection_handle},
+    [TGR_UNKNOWN] = {NULL, "unknown", 2, false, false, tgr_unknown_handle},
+};
+
+static void on_new(struct tgr_tag *tag, bool ok);
+
+static int post(struct tgr_transport *t, enum tgr_method method)
+{
+    struct tgr_rpc *rpc = tgr_rpc_new(t, method);
+    grpc_call_error rc;
+    if (rpc == NULL) {
+        return STI_E_NO_MEMORY;
+    }
+    rpc->tag_new = (struct tgr_tag){.fn = on_new, .rpc = rpc};
+    tgr_thread_release(&rpc->tag_new);
+    if (method == TGR_UNKNOWN) {
+        rc = grpc_server_request_call(t->server, &rpc->call, &rpc->details, &rpc->metadata, t->cq,
+                                      t->cq, &rpc->tag_new);
+    } else {
+        rc = grpc_server_request_registered_call(
+            t->server, t->registered[method], &rpc->call, &rpc->deadline, &rpc->metadata,
+            tgr_methods[method].payload ? &rpc->payload : NULL, t->cq, t->cq, &rpc->tag_new);
+    }
+    if (rc != GRPC_CALL_OK) {
+        tgr_rpc_unref(rpc);
+        return STI_E_INTERNAL;
+    }
+    return STI_OK;
+}
+
+int tgr_slots_post(struct tgr_transport *t, struct sti_err *err)
+{
+    for (int m = 0; m < TGR_METHODS; m++) {
+        for (uint32_t i = 0; i < tgr_methods[m].slots; i++) {
+            int rc = post(t, (enum tgr_method)m);
+            if (rc != STI_OK) {
+                return sti_err_set(err, rc, "cannot post a slot for %s", tgr_methods[m].label);
+            }
+        }
+    }
+    return STI_OK;
+}
+
+static void repost(struct tgr_transport *t, enum tgr_method method)
+{
+    if (atomic_load(&t->stopping)) {
+        return;
+    }
+    int rc = post(t, method);
+    if (rc != STI_OK) {
+        sti_log(t->host, STI_LOG_ERROR, "slot_lost", "a slot could not be posted again",
+                STI_F_STR("method", tgr_methods[method].label),
+                STI_F_STR("reason", sti_status_name(rc)));
+    }
+}
+
+/* Refuse what the node does not take now. @return whether the call may go on */
+static bool admitted(struct tgr_rpc *rpc)
+{
+    struct tgr_transport *t = rpc->t;
+    struct sti_err err;
+    int code = STI_OK;
+    if (tgr_methods[rpc->method].broker && atomic_load(&t->draining)) {
+        code = sti_err_set(&err, STI_E_UNAVAILABLE, "node %d is shutting down",
+                           (int)t->host->node->node_id);
+    } else if ((int64_t)atomic_load(&t->active) > t->conf->calls_in_flight_max) {
+        code = sti_err_set(&err, STI_E_THROTTLED, "%lld calls are under way, the maximum",
+                           (long long)t->conf->calls_in_flight_max);
+    }
+    if (code == STI_OK) {
+        return true;
+    }
+    tgr_rpc_finish(rpc, NULL, code, &err);
+    return false;
+}
+
+static void dispatch(struct tgr_rpc *rpc)
+{
+    if (admitted(rpc)) {
+        tgr_methods[rpc->method].handle(rpc);
+    } else {
+        tgr_rpc_unref(rpc);
+    }
+}
+
+/* Hand the lane's calls to the broker until it is empty, unless another thread does. */
+static void lane_run(struct tgr_shard *shard)
+{
+    pthread_mutex_lock(&shard->mu);
+    if (shard->lane_busy) {
+        pthread_mutex_unlock(&shard->mu);
+        return;
+    }
+    shard->lane_busy = true;
+    while (shard->lane_head != NULL) {
+        struct tgr_rpc *rpc = shard->lane_head;
+        shard->lane_head = rpc->lane_next;
+        if (shard->lane_head == NULL) {
+            shard->lane_tail = NULL;
+        }
+        pthread_mutex_unlock(&shard->mu);
+        dispatch(rpc);
+        pthread_mutex_lock(&shard->mu);
+    }
+    shard->lane_busy = false;
+    pthread_mutex_unlock(&shard->mu);
+}
+
+static void lane_enter(struct tgr_rpc *rpc)
+{
+    struct tgr_shard *shard = tgr_shard_of(rpc);
+    pthread_mutex_lock(&shard->mu);
+    rpc->lane_next = NULL;
+    if (shard->lane_tail == NULL) {
+        shard->lane_head = rpc;
+    } else {
+        shard->lane_tail->lane_next = rpc;
+    }
+    shard->lane_tail = rpc;
+    pthread_mutex_unlock(&shard->mu);
+}
+
+/* A call has arrived. @locks poll_mu held: what must happen in the order of arrival, no more */
+static void claim(struct tgr_rpc *rpc)
+{
+    struct tgr_transport *t = rpc->t;
+    rpc->active = true;
+    (void)atomic_fetch_add(&t->active, 1);
+    if (tgr_is_stream(rpc->method)) {
+        (void)atomic_fetch_add(&t->streams, 1);
+    }
+    sti_metric_add(t->calls_in_flight, 1);
+    tgr_context_fill(rpc);
+    if (rpc->payload != NULL) {
+        sti_metric_add(t->metrics[rpc->method].received_bytes,
+                       grpc_byte_buffer_length(rpc->payload));
+    }
+    if (rpc->method == TGR_PRODUCE) {
+        lane_enter(rpc);
+    }
+}
+
+/* A slot came back. Arrived calls go through arrive(); here are only those that never will be. */
+static void on_new(struct tgr_tag *tag, bool ok)
+{
+    (void)ok;
+    tgr_rpc_unref(tag->rpc);
+}
+
+/* Handle a claimed call. A produce call may be gone already: another poller serves its lane. */
+static void arrive(struct tgr_transport *t, enum tgr_method method, struct tgr_rpc *rpc,
+                   struct tgr_shard *shard)
+{
+    repost(t, method);
+    if (method == TGR_PRODUCE) {
+        lane_run(shard);
+    } else {
+        dispatch(rpc);
+    }
+}
+
+void *tgr_poller_main(void *transport)
+{
+    struct tgr_transport *t = transport;
+    for (;;) {
+        pthread_mutex_lock(&t->poll_mu);
+        grpc_event event =
+            grpc_completion_queue_next(t->cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+        struct tgr_tag *tag = event.tag;
+        struct tgr_shard *shard = NULL;
+        enum tgr_method method = TGR_UNKNOWN;
+        if (event.type == GRPC_OP_COMPLETE) {
+            tgr_thread_acquire(tag);
+            if (tag->fn == on_new && event.success != 0) {
+                claim(tag->rpc);
+                method = tag->rpc->method;
+                shard = tgr_shard_of(tag->rpc);
+            }
+        }
+        struct tgr_rpc *rpc = event.type == GRPC_OP_COMPLETE ? tag->rpc : NULL;
+        pthread_mutex_unlock(&t->poll_mu);
+        if (event.type == GRPC_QUEUE_SHUTDOWN) {
+            return NULL;
+        }
+        if (event.type == GRPC_OP_COMPLETE) {
+            sti_metric_add(t->poller_loops, 1);
+            if (shard != NULL) {
+                arrive(t, method, rpc, shard);
+            } else {
+                tag->fn(tag, event.success != 0);
+            }
+        }
+    }
+}
+
+void tgr_unknown_handle(struct tgr_rpc *rpc)
+{
+    struct sti_err err;
+    size_t len = GRPC_SLICE_LENGTH(rpc->details.method);
+    (void)sti_err_set(&err, STI_E_UNSUPPORTED, "there is no method %.*s",
+                      (int)(len < 128 ? len : 128),
+                      (const char *)GRPC_SLICE_START_PTR(rpc->details.method));
+    tgr_rpc_finish(rpc, NULL, STI_E_UNSUPPORTED, &err);
+    tgr_rpc_unref(rpc);
+}
