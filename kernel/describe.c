@@ -129,10 +129,11 @@ static void describe_text(const struct krn_plugin *plugin, FILE *out)
     }
 }
 
-int krn_plugin_check(const char *path, bool json, char **text, struct sti_err *err)
+/* Load the file, show it, unload it. */
+static int with_plugin(const char *path, void (*visit)(void *arg, const struct krn_plugin *plugin),
+                       void *arg, struct sti_err *err)
 {
     apr_pool_t *pool;
-    *text = NULL;
     char *full = realpath(path, NULL);
     if (full == NULL) {
         return sti_err_set(err, STI_E_PLUGIN_REFUSED, "%s: %s", path, strerror(errno));
@@ -143,26 +144,64 @@ int krn_plugin_check(const char *path, bool json, char **text, struct sti_err *e
     }
     struct krn_plugin plugin;
     int status = krn_loader_open(pool, "", full, &plugin, err);
-    if (status == STI_OK && json) {
-        json_t *row = plugin_json(NULL, &plugin);
-        *text = json_dumps(row, JSON_INDENT(2));
-        json_decref(row);
-    } else if (status == STI_OK) {
-        size_t size = 0;
-        FILE *out = open_memstream(text, &size);
-        if (out != NULL) {
-            describe_text(&plugin, out);
-            (void)fclose(out);
-        }
-    }
-    if (status == STI_OK && *text == NULL) {
-        status = sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", path);
-    }
-    if (plugin.library != NULL) {
+    if (status == STI_OK) {
+        visit(arg, &plugin);
         krn_loader_close(&plugin);
     }
     apr_pool_destroy(pool);
     apr_terminate();
     free(full);
     return status;
+}
+
+struct check {
+    bool json;
+    char *text;
+};
+
+static void check_visit(void *arg, const struct krn_plugin *plugin)
+{
+    struct check *check = arg;
+    size_t size = 0;
+    if (check->json) {
+        json_t *row = plugin_json(NULL, plugin);
+        check->text = json_dumps(row, JSON_INDENT(2));
+        json_decref(row);
+        return;
+    }
+    FILE *out = open_memstream(&check->text, &size);
+    if (out != NULL) {
+        describe_text(plugin, out);
+        (void)fclose(out);
+    }
+}
+
+int krn_plugin_check(const char *path, bool json, char **text, struct sti_err *err)
+{
+    struct check check = {.json = json};
+    int status = with_plugin(path, check_visit, &check, err);
+    if (status == STI_OK && check.text == NULL) {
+        status = sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", path);
+    }
+    *text = check.text;
+    return status;
+}
+
+struct show {
+    void (*visit)(void *arg, const char *file, const struct sti_plugin *desc);
+    void *arg;
+};
+
+static void show_visit(void *arg, const struct krn_plugin *plugin)
+{
+    const struct show *show = arg;
+    show->visit(show->arg, plugin->file, plugin->desc);
+}
+
+int krn_plugin_visit(const char *path,
+                     void (*visit)(void *arg, const char *file, const struct sti_plugin *desc),
+                     void *arg, struct sti_err *err)
+{
+    struct show show = {.visit = visit, .arg = arg};
+    return with_plugin(path, show_visit, &show, err);
 }

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 static struct krn_instance *instance_of(void *ctx)
 {
@@ -100,31 +98,8 @@ static struct sti_histogram *host_histogram(void *ctx, const char *name, const c
     return krn_metrics_histogram(services_of(ctx)->metrics, name, labels, help);
 }
 
-/* Resident bytes, 0 when unknown. */
-static double resident_bytes(void)
-{
-    unsigned long total = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    if (file != NULL) {
-        if (fscanf(file, "%lu %lu", &total, &resident) != 2) {
-            resident = 0;
-        }
-        (void)fclose(file);
-    }
-    return (double)resident * (double)sysconf(_SC_PAGESIZE);
-}
-
-static double cpu_seconds(void)
-{
-    struct rusage usage;
-    if (getrusage(RUSAGE_SELF, &usage) != 0) {
-        return 0;
-    }
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
-}
-
-/* The kernel's own figures are not kept but asked for at each visit. */
+/* The kernel's own figures are not kept but asked for at each visit; those of the process are
+ * the exporter's. */
 static void visit_own(struct krn_services *s, const struct sti_metrics_visitor *visitor, void *arg)
 {
     struct krn_executor_stats ex;
@@ -163,10 +138,6 @@ static void visit_own(struct krn_services *s, const struct sti_metrics_visitor *
         {STI_METRIC_COUNTER, "streamit_metrics_refused_total", "",
          "Metrics refused: registry full, bad name, or another type.",
          (double)krn_metrics_refused(s->metrics)},
-        {STI_METRIC_GAUGE, "process_resident_memory_bytes", "", "Resident memory.",
-         resident_bytes()},
-        {STI_METRIC_COUNTER, "process_cpu_seconds_total", "", "User and system time.",
-         cpu_seconds()},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         visitor->value(arg, rows[i].type, rows[i].name, rows[i].labels, rows[i].help,

@@ -24,6 +24,9 @@ enum {
     CHUNK_BYTES = 4096     /* what a pipe takes in one piece: PIPE_BUF      */
 };
 
+/* 15 digits: what a double holds of a decimal number. */
+#define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(15))
+
 struct slot {
     uint64_t key, window_start_us;
     uint32_t count;
@@ -234,7 +237,7 @@ static char *render_text(json_t *line)
         if (index++ < 5) {
             continue;
         }
-        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+        char *text = json_dumps(value, JSON_ENCODE_ANY | DUMP_FLAGS);
         fprintf(stream, "%s%s=%s", index == 6 ? "  " : " ", key, text == NULL ? "" : text);
         free(text);
     }
@@ -351,7 +354,7 @@ void krn_log_write_object(struct krn_log *log, int level, const char *component,
         }
         set_field(line, key, object);
     }
-    char *text = log->format == KRN_LOG_TEXT ? render_text(line) : json_dumps(line, JSON_COMPACT);
+    char *text = log->format == KRN_LOG_TEXT ? render_text(line) : json_dumps(line, DUMP_FLAGS);
     json_decref(line);
     pthread_mutex_lock(&log->mu);
     emit(log, text);

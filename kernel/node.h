@@ -62,4 +62,9 @@ uint64_t krn_node_activity(struct krn_node *node);
  * json), or its refusal in err. A relative path counts from the working directory. */
 int krn_plugin_check(const char *path, bool json, char **text, struct sti_err *err);
 
+/* Load a plugin file, check it, show its descriptor, unload it. */
+int krn_plugin_visit(const char *path,
+                     void (*visit)(void *arg, const char *file, const struct sti_plugin *desc),
+                     void *arg, struct sti_err *err);
+
 #endif /* STREAMIT_KERNEL_NODE_H */
