@@ -144,13 +144,14 @@ int mdl_log_create(struct mdl_log *log, int dir_fd, const char *dir_path, uint64
         *uncertain = true;
     }
     if (error == 0) {
+        log->ready = true;
         return STI_OK;
     }
     rc = log_error(log, err, what, error);
     if (!*uncertain) {
         (void)unlinkat(dir_fd, tmp, 0);
     }
-    mdl_log_close(log, false);
+    mdl_log_close(log);
     return rc;
 }
 
@@ -198,7 +199,7 @@ int mdl_log_open(struct mdl_log *log, int dir_fd, const char *dir_path, uint64_t
         rc = log_check_header(log, err);
     }
     if (rc != STI_OK) {
-        mdl_log_close(log, false);
+        mdl_log_close(log);
     }
     return rc;
 }
@@ -415,6 +416,7 @@ int mdl_log_finish_tail(struct mdl_log *log, struct sti_err *err)
     if (fdatasync(log->fd) != 0) {
         return log_error(log, err, "syncing it", errno);
     }
+    log->ready = true;
     return STI_OK;
 }
 
@@ -465,6 +467,8 @@ int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size
         /* Take the partial frame back, so that what is refused cannot come up after a restart. */
         if (ftruncate(log->fd, (off_t)log->pos) != 0 || fdatasync(log->fd) != 0) {
             *uncertain = true;
+            log->ready = false;
+            return rc;
         }
         log->reserved_pos = log->pos;
         log_reserve(log);
@@ -472,6 +476,7 @@ int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size
     }
     if (fdatasync(log->fd) != 0) {
         *uncertain = true;
+        log->ready = false;
         return sti_err_set(err, STI_E_IO, "%s: position %" PRIu64 ": syncing it: %s",
                            mdl_shown(log->path), log->pos, strerror(errno));
     }
@@ -481,10 +486,10 @@ int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size
     return STI_OK;
 }
 
-void mdl_log_close(struct mdl_log *log, bool release)
+void mdl_log_close(struct mdl_log *log)
 {
     if (log->fd >= 0) {
-        if (release) {
+        if (log->ready) {
             /* Frees what is allocated behind the end; a failure costs space, nothing else. */
             (void)!ftruncate(log->fd, (off_t)log->pos);
         }

@@ -71,7 +71,8 @@ struct mdl_log {
     uint64_t cut_bytes;     /* of the unfinished tail that the replay found; 0: none */
     uint8_t *frame;         /* owned; scratch for one frame */
     size_t frame_capacity;
-    bool low; /* the reserve could not be refilled */
+    bool low;   /* the reserve could not be refilled */
+    bool ready; /* pos is the end for certain: created, or replayed with its tail finished */
 };
 
 /* Create an empty log that follows index `base`: written aside, synced, renamed, folder synced.
@@ -101,8 +102,9 @@ int mdl_log_finish_tail(struct mdl_log *log, struct sti_err *err);
  * @return STI_OK, STI_E_DISK_FULL (nothing changed unless *uncertain), STI_E_IO, STI_E_NO_MEMORY */
 int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size_t count,
                    bool *uncertain, struct sti_err *err);
-/* Close; `release` gives the reserved space back. Safe on a log that is not open. */
-void mdl_log_close(struct mdl_log *log, bool release);
+/* Close. A log that is ready gives its reserved space back; any other is left byte for byte as it
+ * is, since what lies behind its position may be wanted yet. Safe on a log that is not open. */
+void mdl_log_close(struct mdl_log *log);
 /* "log-<20 digits>" */
 void mdl_log_name(char name[32], uint64_t base);
 

@@ -220,7 +220,7 @@ static int store_replay(struct mdl_store *store, const struct listing *files, st
                                ", the next log follows %" PRIu64,
                                mdl_shown(log->path), log->pos, log->end_index, logs->items[i + 1]);
         }
-        mdl_log_close(log, false);
+        mdl_log_close(log);
     }
     return STI_OK;
 }
@@ -233,7 +233,7 @@ static int store_new_log(struct mdl_store *store, uint64_t base, bool *uncertain
     int rc = mdl_log_create(&log, store->dir_fd, store->path, base, store->reserve_bytes, uncertain,
                             err);
     if (rc == STI_OK) {
-        mdl_log_close(&store->log, true);
+        mdl_log_close(&store->log);
         store->log = log;
     }
     return rc;
@@ -358,7 +358,7 @@ int mdl_store_snapshot(struct mdl_store *store, bool *uncertain, struct sti_err 
 
 void mdl_store_close(struct mdl_store *store)
 {
-    mdl_log_close(&store->log, true);
+    mdl_log_close(&store->log);
     if (store->dir_fd >= 0) {
         (void)close(store->dir_fd);
     }

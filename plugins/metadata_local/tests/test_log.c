@@ -78,7 +78,7 @@ static void make_log(struct fixture *f, size_t last_len)
     assert_int_equal(append(&log, 3, 100, &uncertain), STI_OK);
     assert_int_equal(append(&log, 1, last_len, &uncertain), STI_OK);
     assert_int_equal(log.end_index, 5);
-    mdl_log_close(&log, true);
+    mdl_log_close(&log);
 }
 
 static int visit(void *arg, uint64_t index, const void *command, size_t len, struct sti_err *err)
@@ -95,7 +95,7 @@ static int replay(struct fixture *f, struct mdl_log *log, struct model *model, s
     if (rc == STI_OK) {
         rc = mdl_log_replay(log, 0, visit, model, err);
         if (rc != STI_OK) {
-            mdl_log_close(log, false);
+            mdl_log_close(log);
         }
     }
     assert_false(model->gap);
@@ -120,10 +120,10 @@ static void test_round_trip(void **state)
     bool uncertain;
     assert_int_equal(mdl_log_finish_tail(&log, &err), STI_OK);
     assert_int_equal(append(&log, 2, 10, &uncertain), STI_OK);
-    mdl_log_close(&log, false);
+    mdl_log_close(&log);
     assert_int_equal(replay(f, &log, &model, &err), STI_OK);
     assert_int_equal(model.count, 7);
-    mdl_log_close(&log, true);
+    mdl_log_close(&log);
 }
 
 static void test_replay_after_index(void **state)
@@ -137,7 +137,7 @@ static void test_replay_after_index(void **state)
     assert_int_equal(mdl_log_replay(&log, 2, visit, &model, &err), STI_OK);
     assert_int_equal(model.count, 5);
     assert_false(model.gap);
-    mdl_log_close(&log, false);
+    mdl_log_close(&log);
 }
 
 /* Whatever is left of the last frame, it is cut and the log goes on. */
@@ -152,11 +152,11 @@ static void check_torn(struct fixture *f, const uint8_t *bytes, size_t len, uint
     assert_int_equal(model.count, expected);
     assert_int_equal(mdl_log_finish_tail(&log, &err), STI_OK);
     assert_int_equal(append(&log, 1, 30, &uncertain), STI_OK);
-    mdl_log_close(&log, true);
+    mdl_log_close(&log);
     assert_int_equal(replay(f, &log, &model, &err), STI_OK);
     assert_int_equal(model.count, expected + 1);
     assert_int_equal(log.cut_bytes, 0);
-    mdl_log_close(&log, false);
+    mdl_log_close(&log);
 }
 
 static void test_torn_at_every_byte(void **state)
@@ -261,10 +261,10 @@ static void test_full_disk_changes_nothing(void **state)
     }
     fault_reset();
     assert_int_equal(append(&log, 1, 500, &uncertain), STI_OK);
-    mdl_log_close(&log, false);
+    mdl_log_close(&log);
     assert_int_equal(replay(f, &log, &model, &err), STI_OK);
     assert_int_equal(model.count, 6);
-    mdl_log_close(&log, false);
+    mdl_log_close(&log);
 }
 
 static void test_failed_sync_is_uncertain(void **state)
@@ -283,7 +283,7 @@ static void test_failed_sync_is_uncertain(void **state)
     fault_set(FAULT_FTRUNCATE, 1, 1, EIO);
     assert_int_equal(append(&log, 1, 50, &uncertain), STI_E_IO);
     assert_true(uncertain);
-    mdl_log_close(&log, false);
+    mdl_log_close(&log);
 }
 
 static void test_last_frame_is_written_again(void **state)
@@ -300,7 +300,7 @@ static void test_last_frame_is_written_again(void **state)
     assert_int_equal(fault_count(FAULT_FDATASYNC), syncs + 1);
     fault_set(FAULT_FDATASYNC, 1, 1, EIO);
     assert_int_equal(mdl_log_finish_tail(&log, &err), STI_E_IO);
-    mdl_log_close(&log, false);
+    mdl_log_close(&log);
 }
 
 static void test_reserve(void **state)
@@ -324,7 +324,7 @@ static void test_reserve(void **state)
         assert_int_equal(append(&log, 1, 100, &uncertain), STI_OK);
     }
     assert_false(log.low);
-    mdl_log_close(&log, true);
+    mdl_log_close(&log);
 }
 
 static void test_oversized_group(void **state)
@@ -338,7 +338,7 @@ static void test_oversized_group(void **state)
     assert_int_equal(mdl_log_append(&log, &command, 1, &uncertain, &err), STI_E_MESSAGE_TOO_LARGE);
     assert_int_equal(mdl_log_append(&log, &command, 0, &uncertain, &err), STI_E_MESSAGE_TOO_LARGE);
     assert_int_equal(log.end_index, 0);
-    mdl_log_close(&log, true);
+    mdl_log_close(&log);
 }
 
 int main(void)
