@@ -1,0 +1,256 @@
+/* checkpoint.c -- the small text files of a partition, each replaced as a whole.
+ *
+ *     partition.metadata   version: 0            recovery-point    1
+ *                          topic_id: <32 hex>                      <recovery point> <boot id or ->
+ *                                                                  clean <end> <base> <size> <ts>
+ * <epoch>  (or `dirty`) log-start-offset     0                                       <CRC-32C of
+ * the lines above, 8 hex> truncation           <offset>
+ *
+ * A file is written under a temporary name, synced, and renamed over the old one, so that a reader
+ * finds the old or the new text, never a mixture. One that cannot be understood counts as absent:
+ * each of them only saves work, or (the metadata) is checked against what the caller knows.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "storage_mmap.h"
+
+int smm_errno_status(int err_no)
+{
+    switch (err_no) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+        return STI_E_DISK_FULL;
+    case EMFILE:
+    case ENFILE:
+        return STI_E_RESOURCE_EXHAUSTED;
+    case ENOMEM:
+        return STI_E_NO_MEMORY;
+    case ENOENT:
+        return STI_E_NOT_FOUND;
+    default:
+        return STI_E_IO;
+    }
+}
+
+static int write_full(int fd, const char *data, size_t len)
+{
+    while (len > 0) {
+        ssize_t n = write(fd, data, len);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            return n == 0 ? EIO : errno;
+        }
+        data += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+/* Replace the file `name` of the folder.
+ * @param sync  also survive a loss of power
+ * @return 0 or an errno; on failure the old file stands */
+int smm_small_write(int dir_fd, const char *name, const void *data, size_t len, bool sync)
+{
+    char tmp[96];
+    int n = snprintf(tmp, sizeof tmp, "%s.tmp", name);
+    if (n < 0 || (size_t)n >= sizeof tmp) {
+        return ENAMETOOLONG;
+    }
+    int fd = openat(dir_fd, tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
+    if (fd < 0) {
+        return errno;
+    }
+    int rc = STI_FAULT("small.write");
+    if (rc == 0) {
+        rc = write_full(fd, data, len);
+    }
+    if (rc == 0 && sync && fdatasync(fd) != 0) {
+        rc = errno;
+    }
+    if (close(fd) != 0 && rc == 0) {
+        rc = errno;
+    }
+    if (rc == 0 && (rc = STI_FAULT("small.before_rename")) == 0 &&
+        renameat(dir_fd, tmp, dir_fd, name) != 0) {
+        rc = errno;
+    }
+    if (rc != 0) {
+        (void)unlinkat(dir_fd, tmp, 0);
+        return rc;
+    }
+    return sync && fsync(dir_fd) != 0 ? errno : 0;
+}
+
+/* Read a file as a whole, with a terminating null that `len` does not count.
+ * @param data  returned: the caller frees it
+ * @return 0 or an errno; EFBIG when it is larger than `max` */
+int smm_small_read(int dir_fd, const char *name, size_t max, char **data, size_t *len)
+{
+    *data = NULL;
+    *len = 0;
+    int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) {
+        return errno;
+    }
+    struct stat st;
+    int rc = fstat(fd, &st) != 0 ? errno : 0;
+    if (rc == 0 && (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > max)) {
+        rc = EFBIG;
+    }
+    char *buf = rc == 0 ? malloc((size_t)st.st_size + 1) : NULL;
+    if (rc == 0 && buf == NULL) {
+        rc = ENOMEM;
+    }
+    size_t got = 0;
+    if (rc == 0) {
+        rc = smm_pread(fd, buf, (size_t)st.st_size, 0, false, &got);
+    }
+    (void)close(fd);
+    if (rc != 0) {
+        free(buf);
+        return rc;
+    }
+    buf[got] = '\0';
+    *data = buf;
+    *len = got;
+    return 0;
+}
+
+int smm_meta_write(int dir_fd, const uint8_t topic_id[16])
+{
+    char text[80];
+    int n = snprintf(text, sizeof text, "version: 0\ntopic_id: ");
+    for (unsigned i = 0; i < 16; i++) {
+        n += snprintf(text + n, sizeof text - (size_t)n, "%02x", topic_id[i]);
+    }
+    n += snprintf(text + n, sizeof text - (size_t)n, "\n");
+    return smm_small_write(dir_fd, SMM_FILE_META, text, (size_t)n, true);
+}
+
+/* @return 0; ENOENT; EPROTO for text that is not ours; EPROTONOSUPPORT for a newer version */
+int smm_meta_read(int dir_fd, uint8_t topic_id[16])
+{
+    char *text;
+    size_t len;
+    int rc = smm_small_read(dir_fd, SMM_FILE_META, 4096, &text, &len);
+    if (rc != 0) {
+        return rc == EFBIG ? EPROTO : rc;
+    }
+    unsigned version = 0;
+    char hex[33] = "";
+    rc = EPROTO;
+    if (sscanf(text, "version: %u\ntopic_id: %32[0-9a-f]", &version, hex) >= 1) {
+        rc = version != 0 ? EPROTONOSUPPORT : strlen(hex) == 32 ? 0 : EPROTO;
+    }
+    for (unsigned i = 0; rc == 0 && i < 16; i++) {
+        unsigned byte;
+        if (sscanf(hex + 2 * i, "%2x", &byte) != 1) {
+            rc = EPROTO;
+            break;
+        }
+        topic_id[i] = (uint8_t)byte;
+    }
+    free(text);
+    return rc;
+}
+
+/* @param sync  false: to note this boot, which may be lost with it
+ * @locks part->side_mu held, except while the partition is opened */
+int smm_checkpoint_write(struct sti_storage_partition *part, const struct smm_checkpoint *point,
+                         bool sync)
+{
+    char text[320];
+    const char *boot = part->store->boot_id[0] != '\0' ? part->store->boot_id : "-";
+    int n = snprintf(text, sizeof text, "1\n%" PRId64 " %s\n", point->recovery_point, boot);
+    if (point->clean) {
+        n += snprintf(text + n, sizeof text - (size_t)n,
+                      "clean %" PRId64 " %" PRId64 " %" PRIu32 " %" PRId64 " %" PRId32 "\n",
+                      point->written_end, point->active_base, point->active_size,
+                      point->max_timestamp, point->last_epoch);
+    } else {
+        n += snprintf(text + n, sizeof text - (size_t)n, "dirty\n");
+    }
+    uint32_t crc = sti_crc32c(0, text, (size_t)n);
+    n += snprintf(text + n, sizeof text - (size_t)n, "%08" PRIx32 "\n", crc);
+    int dir_fd = smm_part_dir(part);
+    if (dir_fd < 0) {
+        return errno;
+    }
+    int rc = smm_small_write(dir_fd, SMM_FILE_RECOVERY, text, (size_t)n, sync);
+    (void)close(dir_fd);
+    if (rc == 0) {
+        part->recovery_point = point->recovery_point;
+        part->boot_noted = true;
+    }
+    return rc;
+}
+
+/* @return false when there is none, or none that can be believed: *point then says 0 and not clean
+ */
+bool smm_checkpoint_read(int dir_fd, struct smm_checkpoint *point)
+{
+    memset(point, 0, sizeof *point);
+    point->last_epoch = -1;
+    point->max_timestamp = -1;
+    char *text;
+    size_t len;
+    if (smm_small_read(dir_fd, SMM_FILE_RECOVERY, 4096, &text, &len) != 0) {
+        return false;
+    }
+    struct smm_checkpoint got = *point;
+    unsigned version = 0;
+    uint32_t crc = 0;
+    int used = 0;
+    bool ok = len > 9 && sscanf(text + len - 9, "%8" SCNx32, &crc) == 1 &&
+              sti_crc32c(0, text, len - 9) == crc &&
+              sscanf(text, "%u\n%" SCNd64 " %36[0-9a-f-]\n%n", &version, &got.recovery_point,
+                     got.boot_id, &used) == 3 &&
+              version == 1 && got.recovery_point >= 0;
+    if (ok && strncmp(text + used, "clean ", 6) == 0) {
+        got.clean =
+            sscanf(text + used, "clean %" SCNd64 " %" SCNd64 " %" SCNu32 " %" SCNd64 " %" SCNd32,
+                   &got.written_end, &got.active_base, &got.active_size, &got.max_timestamp,
+                   &got.last_epoch) == 5;
+        ok = got.clean;
+    }
+    free(text);
+    if (ok) {
+        *point = got;
+    }
+    return ok;
+}
+
+int smm_offset_write(int dir_fd, const char *name, int64_t offset)
+{
+    char text[40];
+    int n = snprintf(text, sizeof text, "0\n%" PRId64 "\n", offset);
+    return smm_small_write(dir_fd, name, text, (size_t)n, true);
+}
+
+bool smm_offset_read(int dir_fd, const char *name, int64_t *offset)
+{
+    char *text;
+    size_t len;
+    if (smm_small_read(dir_fd, name, 4096, &text, &len) != 0) {
+        return false;
+    }
+    unsigned version = 1;
+    int64_t value = -1;
+    bool ok = sscanf(text, "%u\n%" SCNd64, &version, &value) == 2 && version == 0 && value >= 0 &&
+              len > 2 && text[len - 1] == '\n';
+    free(text);
+    if (ok) {
+        *offset = value;
+    }
+    return ok;
+}

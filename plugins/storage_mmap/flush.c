@@ -1,0 +1,378 @@
+/* flush.c -- moving the synced end: one sync at a time, for everything that was written by then.
+ *
+ * Whoever wants bytes synced raises `sync_want` and posts the partition's one sync job unless it is
+ * posted or running. The job syncs, in order, every segment that holds unsynced bytes below the
+ * want as it stands when it begins, publishes the new synced end, answers those that waited, and
+ * goes round while more is wanted: what arrives during a sync shares the next one. That is group
+ * commit. commit    every append raises the want to the written end interval  an append arms a
+ * timer unless it is armed; the timer raises the want onroll    a roll raises the want to the base
+ * of the new segment
+ *
+ * A sync that fails poisons the partition and is never tried again: the kernel may have dropped the
+ * pages and forgotten the error. The recovery point follows the synced end by whole segments.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "storage_mmap.h"
+
+enum { ROUNDS_MAX = 16 }; /* of one job before others get the thread */
+
+/* Raise the want and see that a job runs. @locks part->mu held */
+static void want_locked(struct sti_storage_partition *part, int64_t want)
+{
+    if (want > part->written_end) {
+        want = part->written_end;
+    }
+    if (want > part->sync_want) {
+        part->sync_want = want;
+    }
+    if ((part->sync_want > part->synced_end || part->waiters != NULL) && !part->sync_hold &&
+        part->sync_job != NULL && atomic_load(&part->sync_job->state) == SMM_JOB_IDLE) {
+        smm_job_post(part->sync_job);
+    }
+}
+
+void smm_flush_want(struct sti_storage_partition *part, int64_t want)
+{
+    pthread_mutex_lock(&part->mu);
+    if (!part->poisoned) {
+        want_locked(part, want);
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
+/* After an append was published. @locks part->mu held */
+void smm_flush_appended(struct sti_storage_partition *part)
+{
+    if (part->settings.flush_policy == STI_FLUSH_COMMIT) {
+        want_locked(part, part->written_end);
+    } else if (part->settings.flush_policy == STI_FLUSH_INTERVAL && !part->sync_hold &&
+               atomic_load(&part->tick_job->state) == SMM_JOB_IDLE) {
+        smm_job_arm(part->tick_job, sti_now_us(part->store->host) +
+                                        (uint64_t)part->settings.flush_interval_ms * 1000u);
+    }
+}
+
+/* The timer of the interval policy. */
+void smm_flush_tick(struct smm_job *job)
+{
+    struct sti_storage_partition *part = job->part;
+    pthread_mutex_lock(&part->mu);
+    atomic_store(&job->state, SMM_JOB_IDLE);
+    if (!part->poisoned) {
+        want_locked(part, part->written_end);
+    }
+    pthread_cond_broadcast(&part->changed);
+    pthread_mutex_unlock(&part->mu);
+}
+
+/* ---- syncing ------------------------------------------------------------------------------- */
+
+struct target {
+    int64_t base_offset, end_offset;
+    uint64_t serial;
+    uint32_t size;
+};
+
+/* The first segment with unsynced bytes below `want`. They stand at the end of the list, so the
+ * search comes from there. @locks part->mu held */
+static bool next_target(struct sti_storage_partition *part, int64_t want, struct target *out)
+{
+    uint32_t i = part->seg_count;
+    while (i > 0 && part->segs[i - 1]->synced_size < part->segs[i - 1]->size) {
+        i--;
+    }
+    /* An active segment that is empty or synced may stand behind dirty ones. */
+    if (i == part->seg_count && i > 1) {
+        i--;
+        while (i > 0 && part->segs[i - 1]->synced_size < part->segs[i - 1]->size) {
+            i--;
+        }
+    }
+    for (; i < part->seg_count; i++) {
+        const struct smm_segment *seg = part->segs[i];
+        if (seg->synced_size < seg->size && seg->base_offset < want) {
+            *out = (struct target){.base_offset = seg->base_offset,
+                                   .end_offset = i + 1 < part->seg_count
+                                                     ? part->segs[i + 1]->base_offset
+                                                     : part->written_end,
+                                   .serial = seg->serial,
+                                   .size = seg->size};
+            if (out->end_offset > part->written_end) {
+                out->end_offset = part->written_end;
+            }
+            return true;
+        }
+    }
+    return false;
+}
+
+static int sync_fd(struct sti_storage_partition *part, int fd)
+{
+    uint64_t begin = sti_now_us(part->store->host);
+    int rc = STI_FAULT("flush.before_sync");
+    if (rc == 0 && fdatasync(fd) != 0) {
+        rc = errno;
+    }
+    sti_histogram_record(part->store->metrics.sync_us, sti_now_us(part->store->host) - begin);
+    sti_metric_add(rc == 0 ? part->store->metrics.syncs : part->store->metrics.sync_errors, 1);
+    return rc;
+}
+
+static int sync_segment(struct sti_storage_partition *part, const struct target *target,
+                        struct sti_err *err)
+{
+    struct smm_file *file;
+    int rc = smm_file_acquire(part, target->base_offset, target->serial, &file, err);
+    if (rc == STI_E_NOT_FOUND) {
+        return STI_OK; /* retention was faster */
+    }
+    if (rc != STI_OK) {
+        return rc;
+    }
+    atomic_store(&file->dirty, false); /* an append meanwhile sets it again */
+    rc = sync_fd(part, file->log_fd);
+    smm_file_unref(file);
+    if (rc != 0) {
+        return sti_err_set(err, STI_E_IO, "%s: sync of segment %020lld failed: %s", part->name,
+                           (long long)target->base_offset, strerror(rc));
+    }
+    pthread_mutex_lock(&part->mu);
+    uint32_t i = smm_segment_find(part, target->base_offset);
+    if (part->segs[i]->serial == target->serial && part->segs[i]->synced_size < target->size) {
+        part->segs[i]->synced_size = target->size;
+    }
+    pthread_mutex_unlock(&part->mu);
+    return STI_OK;
+}
+
+/* Names of new segments must survive before what is in them counts. */
+static int sync_folder(struct sti_storage_partition *part, struct sti_err *err)
+{
+    pthread_mutex_lock(&part->mu);
+    bool dirty = part->dir_dirty;
+    part->dir_dirty = false;
+    pthread_mutex_unlock(&part->mu);
+    int rc = dirty ? smm_part_dir_sync(part) : 0;
+    return rc == 0 ? STI_OK
+                   : sti_err_set(err, STI_E_IO, "%s: sync of the folder failed: %s", part->name,
+                                 strerror(rc));
+}
+
+/* Sync what is written below `want` and publish the synced end.
+ * @return STI_OK, STI_E_IO (the caller poisons), STI_E_RESOURCE_EXHAUSTED, STI_E_NO_MEMORY
+ * @thread the sync job, or close and truncate while they hold it off */
+int smm_flush_now(struct sti_storage_partition *part, int64_t want, struct sti_err *err)
+{
+    struct target target = {.end_offset = -1};
+    int rc = STI_OK;
+    for (;;) {
+        pthread_mutex_lock(&part->mu);
+        bool more = next_target(part, want, &target);
+        pthread_mutex_unlock(&part->mu);
+        if (!more || rc != STI_OK) {
+            break;
+        }
+        rc = sync_segment(part, &target, err);
+        want = want < target.end_offset ? target.end_offset : want;
+        if (rc != STI_OK || target.end_offset >= want) {
+            break;
+        }
+    }
+    if (rc == STI_OK) {
+        rc = sync_folder(part, err);
+    }
+    pthread_mutex_lock(&part->mu);
+    if (rc == STI_OK && !part->poisoned) {
+        int64_t reached = target.end_offset < 0 ? part->written_end : target.end_offset;
+        if (reached > part->written_end) {
+            reached = part->written_end;
+        }
+        if (reached > part->synced_end) {
+            part->synced_end = reached;
+        }
+    }
+    pthread_mutex_unlock(&part->mu);
+    return rc;
+}
+
+/* The recovery point follows by whole segments, so that a scan after a crash begins at one. */
+static void advance_recovery_point(struct sti_storage_partition *part)
+{
+    pthread_mutex_lock(&part->mu);
+    int64_t point = part->segs[smm_segment_find(part, part->synced_end)]->base_offset;
+    bool due = point > part->recovery_point && !part->damaged && !part->poisoned;
+    pthread_mutex_unlock(&part->mu);
+    if (due) {
+        struct smm_checkpoint checkpoint = {.recovery_point = point};
+        pthread_mutex_lock(&part->side_mu);
+        int rc = smm_checkpoint_write(part, &checkpoint, true);
+        pthread_mutex_unlock(&part->side_mu);
+        if (rc != 0) {
+            sti_log(part->store->host, STI_LOG_WARN, "recovery_point_not_written",
+                    "a crash would make recovery read more", STI_F_STR("partition", part->name),
+                    STI_F_STR("error", strerror(rc)));
+        }
+    }
+}
+
+/* ---- those that wait ----------------------------------------------------------------------- */
+
+void smm_flush_answer(struct smm_waiter *waiters, int status, int64_t synced_end,
+                      const struct sti_err *err)
+{
+    while (waiters != NULL) {
+        struct smm_waiter *next = waiters->next;
+        waiters->op->synced_end = synced_end;
+        waiters->op->done(waiters->op, status, status == STI_OK ? NULL : err);
+        free(waiters);
+        waiters = next;
+    }
+}
+
+int smm_sync(struct sti_storage_partition *part, struct sti_storage_sync *op)
+{
+    struct smm_waiter *waiter = malloc(sizeof *waiter);
+    if (waiter == NULL) {
+        return STI_E_NO_MEMORY;
+    }
+    pthread_mutex_lock(&part->mu);
+    bool poisoned = part->poisoned;
+    bool synced = part->synced_end >= part->written_end;
+    int64_t end = part->synced_end;
+    if (!poisoned && !synced) {
+        waiter->op = op;
+        waiter->want = part->written_end;
+        waiter->next = part->waiters;
+        part->waiters = waiter;
+        want_locked(part, part->written_end);
+    }
+    pthread_mutex_unlock(&part->mu);
+    if (poisoned || synced) {
+        free(waiter);
+    }
+    if (poisoned) {
+        return STI_E_POISONED;
+    }
+    if (synced) {
+        op->synced_end = end;
+        op->done(op, STI_OK, NULL);
+    }
+    return STI_OK;
+}
+
+/* ---- the job ------------------------------------------------------------------------------- */
+
+/* One sync and its news. @return false when the partition got poisoned */
+static bool run_round(struct sti_storage_partition *part, int64_t want, struct smm_waiter *waiters)
+{
+    struct sti_err err = {0};
+    pthread_mutex_lock(&part->mu);
+    int64_t before = part->synced_end;
+    bool poisoned = part->poisoned;
+    pthread_mutex_unlock(&part->mu);
+    int rc = poisoned ? sti_err_set(&err, STI_E_POISONED, "%s: poisoned", part->name)
+                      : smm_flush_now(part, want, &err);
+    if (rc != STI_OK && !poisoned) {
+        smm_poison(part, &err);
+    }
+    pthread_mutex_lock(&part->mu);
+    int64_t end = part->synced_end;
+    pthread_mutex_unlock(&part->mu);
+    if (rc == STI_OK && end > before) {
+        if (part->events != NULL && part->events->synced != NULL) {
+            part->events->synced(part->events_ctx, end);
+        }
+        advance_recovery_point(part);
+    }
+    smm_flush_answer(waiters, rc, end, &err);
+    return rc == STI_OK;
+}
+
+void smm_flush_run(struct smm_job *job)
+{
+    struct sti_storage_partition *part = job->part;
+    pthread_mutex_lock(&part->mu);
+    for (int round = 0;; round++) {
+        bool wanted = part->sync_want > part->synced_end || part->waiters != NULL;
+        if (part->sync_hold || !wanted) {
+            atomic_store(&job->state, SMM_JOB_IDLE);
+            break;
+        }
+        if (round == ROUNDS_MAX) {
+            smm_job_post(job);
+            break;
+        }
+        int64_t want = part->sync_want;
+        struct smm_waiter *waiters = part->waiters;
+        part->waiters = NULL;
+        pthread_mutex_unlock(&part->mu);
+        bool ok = run_round(part, want, waiters);
+        pthread_mutex_lock(&part->mu);
+        if (!ok) {
+            part->sync_want = part->synced_end;
+        }
+    }
+    pthread_cond_broadcast(&part->changed);
+    pthread_mutex_unlock(&part->mu);
+}
+
+/* Let no sync begin, and wait for one that is under way; its thread is at work, so this ends. */
+void smm_flush_hold(struct sti_storage_partition *part)
+{
+    pthread_mutex_lock(&part->mu);
+    part->sync_hold = true;
+    while (atomic_load(&part->sync_job->state) == SMM_JOB_RUNNING) {
+        pthread_cond_wait(&part->changed, &part->mu);
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
+void smm_flush_resume(struct sti_storage_partition *part)
+{
+    pthread_mutex_lock(&part->mu);
+    part->sync_hold = false;
+    if (part->sync_want > part->written_end) {
+        part->sync_want = part->written_end;
+    }
+    want_locked(part, part->sync_want);
+    if (part->synced_end < part->written_end) {
+        smm_flush_appended(part);
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
+/* Let go of a job for good. @locks part->mu held, released while it waits */
+static void let_go(struct sti_storage_partition *part, struct smm_job **job)
+{
+    for (;;) {
+        int expected = SMM_JOB_POSTED;
+        if (atomic_load(&(*job)->state) == SMM_JOB_IDLE) {
+            free(*job);
+            break;
+        }
+        if (atomic_compare_exchange_strong(&(*job)->state, &expected, SMM_JOB_ABANDONED)) {
+            break; /* it frees itself */
+        }
+        pthread_cond_wait(&part->changed, &part->mu);
+    }
+    *job = NULL;
+}
+
+/* End all flushing of a partition that is closed; the close syncs by itself.
+ * @return those that still wait for a sync */
+struct smm_waiter *smm_flush_detach(struct sti_storage_partition *part)
+{
+    pthread_mutex_lock(&part->mu);
+    part->sync_hold = true;
+    (void)smm_job_cancel(part->tick_job);
+    let_go(part, &part->tick_job);
+    let_go(part, &part->sync_job);
+    struct smm_waiter *waiters = part->waiters;
+    part->waiters = NULL;
+    pthread_mutex_unlock(&part->mu);
+    return waiters;
+}

@@ -1,0 +1,530 @@
+/* read.c -- whole batches out, as slices of segments.
+ *
+ * A read takes a view of one segment under the short lock (published size, ends, the open file),
+ * and does the rest without any: where it begins comes from the cursor that the last read left, or
+ * from the index and a walk over headers; where it ends, from the published end when everything
+ * fits, else from the index and a short walk. Entries of the index are checked against the header
+ * that they point to. A reader that keeps up finds its cursor, and reads no byte to answer.
+ *
+ * Segments may be retired meanwhile: the file that the view holds keeps the bytes; a segment that
+ * is gone before its file was open sends the read back to the start.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "storage_mmap.h"
+
+enum { RETRIES = 8, PROBE_STEP = 64 * 1024 };
+
+struct view {
+    struct smm_file *file; /* a reference, or NULL */
+    int64_t base_offset;
+    int64_t end_offset; /* of what the segment has published */
+    uint64_t serial;
+    uint32_t size;
+    uint32_t index_count;
+    uint32_t cursor_pos; /* where `offset` begins, if cursor_hit */
+    bool active, cursor_hit, nowait;
+};
+
+/* ---- the view ------------------------------------------------------------------------------ */
+
+/* @locks part->mu held */
+static int take_view(struct sti_storage_partition *part, int64_t offset, bool nowait,
+                     struct view *view, struct sti_err *err)
+{
+    memset(view, 0, sizeof *view);
+    view->nowait = nowait;
+    if (offset < part->log_start || offset > part->written_end) {
+        return sti_err_set(err, STI_E_OFFSET_OUT_OF_RANGE,
+                           "%s: offset %" PRId64 " lies outside %" PRId64 "..%" PRId64, part->name,
+                           offset, part->log_start, part->written_end);
+    }
+    for (uint32_t i = 0; i < part->damage_count; i++) {
+        const struct smm_damage *d = &part->damage[i];
+        if (offset >= d->from_offset && offset < d->to_offset) {
+            return sti_err_set(err, STI_E_DATA_LOSS,
+                               "%s: offsets %" PRId64 " to %" PRId64
+                               " are damaged (segment %020" PRId64 ", position %" PRIu32 ")",
+                               part->name, d->from_offset, d->to_offset - 1, d->base_offset,
+                               d->from_pos);
+        }
+    }
+    uint32_t i = smm_segment_find(part, offset);
+    const struct smm_segment *seg = part->segs[i];
+    view->active = i + 1 == part->seg_count;
+    view->base_offset = seg->base_offset;
+    view->serial = seg->serial;
+    view->size = seg->size;
+    view->index_count = view->active ? part->index.flushed : seg->index_count;
+    view->end_offset = view->active ? part->written_end : part->segs[i + 1]->base_offset;
+    if (view->end_offset > part->written_end) {
+        view->end_offset = part->written_end;
+    }
+    for (uint32_t d = 0; d < part->damage_count; d++) { /* the end that is lost is not read past */
+        if (part->damage[d].base_offset == seg->base_offset &&
+            part->damage[d].to_pos >= seg->size && part->damage[d].from_offset < view->end_offset) {
+            view->end_offset = part->damage[d].from_offset;
+        }
+    }
+    if (seg->file != NULL) {
+        view->file = smm_file_ref(seg->file);
+    }
+    for (uint32_t c = 0; c < SMM_CURSORS; c++) {
+        if (part->cursors[c].serial == seg->serial && part->cursors[c].offset == offset) {
+            view->cursor_hit = true;
+            view->cursor_pos = part->cursors[c].pos;
+        }
+    }
+    return STI_OK;
+}
+
+static int view_open(struct sti_storage_partition *part, int64_t offset, bool nowait,
+                     struct view *view, struct sti_err *err)
+{
+    for (int attempt = 0;; attempt++) {
+        pthread_mutex_lock(&part->mu);
+        int rc = take_view(part, offset, nowait, view, err);
+        pthread_mutex_unlock(&part->mu);
+        if (rc != STI_OK) {
+            return rc;
+        }
+        if (view->file != NULL) {
+            atomic_store_explicit(&view->file->used_us, sti_now_us(part->store->host),
+                                  memory_order_relaxed);
+            return STI_OK;
+        }
+        if (nowait) {
+            return STI_E_WOULD_BLOCK;
+        }
+        rc = smm_file_acquire(part, view->base_offset, view->serial, &view->file, err);
+        if (rc != STI_E_NOT_FOUND || attempt == RETRIES) {
+            return rc == STI_E_NOT_FOUND ? STI_E_OFFSET_OUT_OF_RANGE : rc;
+        }
+    }
+}
+
+/* If a damaged stretch begins at `pos`, or `pos` lies in one, the position behind it; also says in
+ * *clip where the next one begins. */
+static uint32_t skip_damage(struct sti_storage_partition *part, const struct view *view,
+                            uint32_t pos, uint32_t *clip)
+{
+    *clip = view->size;
+    if (!part->damaged) {
+        return pos;
+    }
+    pthread_mutex_lock(&part->mu);
+    for (uint32_t i = 0; i < part->damage_count; i++) {
+        const struct smm_damage *d = &part->damage[i];
+        if (d->base_offset == view->base_offset && pos >= d->from_pos && pos < d->to_pos) {
+            pos = d->to_pos;
+        }
+    }
+    for (uint32_t i = 0; i < part->damage_count; i++) {
+        const struct smm_damage *d = &part->damage[i];
+        if (d->base_offset == view->base_offset && d->from_pos >= pos && d->from_pos < *clip) {
+            *clip = d->from_pos;
+        }
+    }
+    pthread_mutex_unlock(&part->mu);
+    return pos;
+}
+
+/* ---- index --------------------------------------------------------------------------------- */
+
+/* The floor of `key` among the entries that wait, then those in the file.
+ * @return STI_OK with *pos (0: nothing found), STI_E_WOULD_BLOCK */
+static int view_floor(struct sti_storage_partition *part, struct view *view, uint32_t key,
+                      bool by_pos, uint32_t *rel_offset, uint32_t *pos)
+{
+    *rel_offset = *pos = 0;
+    if (view->active) {
+        pthread_mutex_lock(&part->mu);
+        bool same = smm_segment_active(part)->serial == view->serial;
+        bool found = same && smm_index_floor_pending(&part->index, key, by_pos, rel_offset, pos);
+        view->index_count = same ? part->index.flushed : view->index_count;
+        pthread_mutex_unlock(&part->mu);
+        if (found) {
+            return STI_OK;
+        }
+    } else if (view->index_count == SMM_INDEX_UNKNOWN) {
+        if (view->nowait) {
+            return STI_E_WOULD_BLOCK;
+        }
+        (void)smm_index_check(part, view->base_offset, view->serial, view->file, view->size, false,
+                              &view->index_count, NULL);
+    }
+    if (view->index_count == 0 || view->file->index_fd < 0) {
+        return STI_OK;
+    }
+    int rc = smm_index_floor(view->file->index_fd, view->index_count, key, by_pos, view->nowait,
+                             rel_offset, pos);
+    if (rc == STI_E_IO) {
+        *rel_offset = *pos = 0;
+    }
+    return rc == STI_E_WOULD_BLOCK ? rc : STI_OK;
+}
+
+/* Does an entry point to a batch with the last offset that it tells? */
+static int entry_holds(struct smm_walk *walk, const struct view *view, uint32_t rel_offset,
+                       uint32_t pos, bool *holds)
+{
+    struct sti_batch_header header;
+    int rc = smm_walk_header(walk, pos, &header, NULL);
+    *holds =
+        rc == STI_OK && sti_batch_last_offset(&header) == view->base_offset + (int64_t)rel_offset;
+    return rc == STI_E_WOULD_BLOCK ? rc : STI_OK;
+}
+
+/* ---- where a read begins ------------------------------------------------------------------- */
+
+static int index_start(struct sti_storage_partition *part, struct view *view, struct smm_walk *walk,
+                       int64_t offset, uint32_t *pos)
+{
+    bool holds = true;
+    uint32_t rel;
+    uint32_t key = (uint32_t)(offset - view->base_offset);
+    int rc = view_floor(part, view, key, false, &rel, pos);
+    if (rc == STI_OK && *pos > 0) {
+        rc = entry_holds(walk, view, rel, *pos, &holds);
+    }
+    if (rc != STI_OK || holds) {
+        return rc;
+    }
+    *pos = 0;
+    if (view->active || view->nowait) {
+        return STI_OK;
+    }
+    (void)smm_index_check(part, view->base_offset, view->serial, view->file, view->size, true,
+                          &view->index_count, NULL);
+    rc = view_floor(part, view, key, false, &rel, pos);
+    if (rc == STI_OK && *pos > 0) {
+        rc = entry_holds(walk, view, rel, *pos, &holds);
+        *pos = holds ? *pos : 0;
+    }
+    return rc;
+}
+
+/* Find the batch that contains `offset`, which the view's segment covers.
+ * @return STI_OK, STI_E_WOULD_BLOCK, STI_E_DATA_LOSS, STI_E_IO */
+static int view_locate(struct sti_storage_partition *part, struct view *view, int64_t offset,
+                       uint32_t *pos, struct sti_batch_header *header, struct sti_err *err)
+{
+    struct smm_walk walk;
+    smm_walk_init(&walk, view->file->log_fd, view->size, view->nowait);
+    *pos = 0;
+    int rc = STI_OK;
+    if (view->cursor_hit) {
+        *pos = view->cursor_pos;
+    } else if (offset > view->base_offset) {
+        rc = index_start(part, view, &walk, offset, pos);
+    }
+    while (rc == STI_OK) {
+        uint32_t clip;
+        *pos = skip_damage(part, view, *pos, &clip);
+        rc = smm_walk_header(&walk, *pos, header, err);
+        if (rc != STI_OK || sti_batch_last_offset(header) >= offset) {
+            break;
+        }
+        *pos += (uint32_t)header->total_len;
+    }
+    if (rc == STI_E_END || (rc == STI_OK && header->base_offset > offset)) {
+        rc = sti_err_set(err, STI_E_DATA_LOSS, "no batch holds the offset");
+    }
+    return rc == STI_OK || rc == STI_E_WOULD_BLOCK
+               ? rc
+               : sti_err_wrap(err, rc, "%s: offset %" PRId64 " in segment %020" PRId64, part->name,
+                              offset, view->base_offset);
+}
+
+/* ---- where it ends ------------------------------------------------------------------------- */
+
+struct extent {
+    uint32_t from, to;
+    int64_t next_offset; /* behind its last batch */
+};
+
+/* Jump from `from` to a batch that surely begins within both bounds, by the index. */
+static int jump(struct sti_storage_partition *part, struct view *view, struct smm_walk *walk,
+                uint32_t limit, int64_t end_offset, uint32_t *pos)
+{
+    uint32_t rel, at;
+    int rc = view_floor(part, view, limit, true, &rel, &at);
+    if (rc == STI_OK && at > *pos && view->base_offset + (int64_t)rel >= end_offset) {
+        rc = view_floor(part, view, (uint32_t)(end_offset - 1 - view->base_offset), false, &rel,
+                        &at);
+    }
+    if (rc == STI_OK && at > *pos) {
+        bool holds;
+        rc = entry_holds(walk, view, rel, at, &holds);
+        *pos = rc == STI_OK && holds ? at : *pos;
+    }
+    return rc;
+}
+
+/* How far whole batches reach from extent->from within `max_bytes` and below `end_offset`.
+ * @param first_whole  the first batch counts even if it is larger
+ * @return STI_OK (extent->to == from: nothing fits), STI_E_WOULD_BLOCK, STI_E_DATA_LOSS, STI_E_IO
+ */
+static int view_extent(struct sti_storage_partition *part, struct view *view, int64_t end_offset,
+                       uint64_t max_bytes, bool first_whole, struct extent *extent,
+                       struct sti_err *err)
+{
+    uint32_t clip;
+    (void)skip_damage(part, view, extent->from, &clip);
+    uint64_t room = clip - extent->from;
+    extent->to = extent->from;
+    if (room <= max_bytes && end_offset >= view->end_offset && clip == view->size) {
+        extent->to = view->size;
+        extent->next_offset = view->end_offset;
+        return STI_OK;
+    }
+    uint32_t limit = room < max_bytes ? clip : extent->from + (uint32_t)max_bytes;
+    uint32_t pos = extent->from;
+    struct smm_walk walk;
+    struct sti_batch_header header;
+    smm_walk_init(&walk, view->file->log_fd, clip, view->nowait);
+    int rc = jump(part, view, &walk, limit, end_offset, &pos);
+    while (rc == STI_OK) {
+        rc = smm_walk_header(&walk, pos, &header, err);
+        if (rc != STI_OK || header.base_offset >= end_offset) {
+            break;
+        }
+        if (pos + header.total_len > limit && !(first_whole && pos == extent->from)) {
+            break;
+        }
+        pos += (uint32_t)header.total_len;
+        extent->next_offset = sti_batch_last_offset(&header) + 1;
+    }
+    extent->to = pos;
+    if (rc == STI_E_END || (rc == STI_E_DATA_LOSS && pos > extent->from)) {
+        rc = STI_OK; /* what lies before is good; the next read says what is not */
+    }
+    return rc;
+}
+
+/* ---- slices -------------------------------------------------------------------------------- */
+
+/* Would sendfile find these bytes in memory? Asks at steps: read-ahead brings more than one page.
+ */
+static int probe(struct smm_file *file, uint64_t from, uint64_t to)
+{
+    for (uint64_t pos = from; pos < to;) {
+        uint8_t byte;
+        size_t got;
+        if (smm_pread(file->log_fd, &byte, 1, pos, true, &got) != 0 || got != 1) {
+            return STI_E_WOULD_BLOCK;
+        }
+        pos = pos + PROBE_STEP < to || pos == to - 1 ? pos + PROBE_STEP : to - 1;
+    }
+    return STI_OK;
+}
+
+/* Make a slice that takes over the view's reference. */
+static int view_slice(struct view *view, const struct extent *extent, uint32_t flags,
+                      struct sti_slice *out, struct sti_err *err)
+{
+    const uint8_t *data = NULL;
+    uint64_t len = extent->to - extent->from;
+    int rc = STI_OK;
+    if ((flags & STI_READ_MEMORY) != 0) {
+        rc = smm_file_memory(view->file, extent->from, len, view->nowait, &data, err);
+    } else if (view->nowait) {
+        rc = probe(view->file, extent->from, extent->to);
+    }
+    if (rc == STI_OK) {
+        *out = (struct sti_slice){.data = data,
+                                  .len = len,
+                                  .owner = &view->file->owner,
+                                  .file_pos = extent->from,
+                                  .fd = view->file->log_fd};
+        view->file = NULL;
+    }
+    return rc;
+}
+
+static void leave_cursor(struct sti_storage_partition *part, const struct view *view,
+                         int64_t offset, const struct extent *extent)
+{
+    pthread_mutex_lock(&part->mu);
+    struct smm_cursor *cursor = NULL;
+    for (uint32_t i = 0; i < SMM_CURSORS; i++) {
+        if (part->cursors[i].serial == view->serial && part->cursors[i].offset == offset) {
+            cursor = &part->cursors[i];
+        }
+    }
+    if (cursor == NULL) {
+        cursor = &part->cursors[part->cursor_next++ % SMM_CURSORS];
+    }
+    *cursor = (struct smm_cursor){
+        .offset = extent->next_offset, .serial = view->serial, .pos = extent->to};
+    pthread_mutex_unlock(&part->mu);
+}
+
+/* One slice from `*offset` on. Advances *offset; *offset unchanged means that nothing more fits. */
+static int read_one(struct sti_storage_partition *part, struct sti_storage_read *op, int64_t end,
+                    int64_t *offset, struct sti_err *err)
+{
+    struct view view;
+    struct extent extent = {.next_offset = *offset};
+    struct sti_batch_header header;
+    bool first = op->slice_count == 0;
+    int rc = view_open(part, *offset, (op->flags & STI_READ_NO_WAIT) != 0, &view, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    if (view.cursor_hit) {
+        extent.from = view.cursor_pos;
+        rc = extent.from < view.size ? STI_OK : STI_E_END;
+    } else {
+        rc = view_locate(part, &view, *offset, &extent.from, &header, err);
+    }
+    if (rc == STI_OK) {
+        rc = view_extent(part, &view, end, op->max_bytes - op->bytes, first, &extent, err);
+    }
+    if (rc == STI_OK && extent.to > extent.from) {
+        int64_t from_offset = *offset;
+        struct view copy = view;
+        rc = view_slice(&view, &extent, op->flags, &op->slices[op->slice_count], err);
+        if (rc == STI_OK) {
+            op->slice_count++;
+            op->bytes += extent.to - extent.from;
+            *offset = extent.next_offset;
+            leave_cursor(part, &copy, from_offset, &extent);
+        }
+    }
+    smm_file_unref(view.file);
+    return rc;
+}
+
+/* The whole read happens on the caller's thread. A status that carries a sentence goes through
+ * `done`; STI_E_WOULD_BLOCK, which is no failure, is returned. */
+int smm_read(struct sti_storage_partition *part, struct sti_storage_read *op)
+{
+    struct sti_err err = {0};
+    int64_t offset = op->offset;
+    int rc = STI_OK;
+    op->slice_count = 0;
+    op->bytes = 0;
+    pthread_mutex_lock(&part->mu);
+    int64_t end = op->end_offset < part->written_end ? op->end_offset : part->written_end;
+    if (offset < part->log_start || offset > part->written_end) {
+        rc = sti_err_set(&err, STI_E_OFFSET_OUT_OF_RANGE,
+                         "%s: offset %" PRId64 " lies outside %" PRId64 "..%" PRId64, part->name,
+                         offset, part->log_start, part->written_end);
+    }
+    pthread_mutex_unlock(&part->mu);
+    while (rc == STI_OK && offset < end && op->slice_count < op->slice_max &&
+           (op->bytes < op->max_bytes || op->slice_count == 0)) {
+        int64_t before = offset;
+        rc = read_one(part, op, end, &offset, &err);
+        if (offset == before) {
+            break;
+        }
+    }
+    if (op->slice_count > 0) {
+        rc = STI_OK; /* what comes behind it is the next read's */
+    }
+    if (rc == STI_E_WOULD_BLOCK) {
+        return rc;
+    }
+    op->done(op, rc, rc == STI_OK ? NULL : &err);
+    return STI_OK;
+}
+
+/* ---- lookup by time ------------------------------------------------------------------------ */
+
+/* First batch of the view's segment, from `*from` on, with a timestamp at or after `timestamp`. */
+static int scan_time(struct sti_storage_partition *part, struct view *view, int64_t timestamp,
+                     struct sti_batch_header *header, struct sti_err *err)
+{
+    int64_t floor_offset;
+    uint32_t pos = 0, clip;
+    struct smm_walk walk;
+    smm_walk_init(&walk, view->file->log_fd, view->size, false);
+    if (smm_time_floor(part, view->base_offset, timestamp, &floor_offset) == STI_OK &&
+        floor_offset < view->end_offset &&
+        view_locate(part, view, floor_offset, &pos, header, NULL) == STI_OK) {
+        /* The entry must be that of the batch's newest, which is older than what is sought. */
+        bool holds =
+            sti_batch_last_offset(header) == floor_offset && header->max_timestamp < timestamp;
+        pos = holds ? pos : 0;
+    } else {
+        pos = 0;
+    }
+    for (;;) {
+        pos = skip_damage(part, view, pos, &clip);
+        int rc = smm_walk_header(&walk, pos, header, err);
+        if (rc != STI_OK) {
+            return rc == STI_E_END ? STI_E_NOT_FOUND : rc;
+        }
+        if (header->max_timestamp >= timestamp &&
+            sti_batch_last_offset(header) >= part->log_start) {
+            return STI_OK;
+        }
+        pos += (uint32_t)header->total_len;
+    }
+}
+
+/* May the i-th segment hold a timestamp at or after `timestamp`? */
+static bool may_hold(struct sti_storage_partition *part, uint32_t i, int64_t timestamp,
+                     int64_t *base_offset)
+{
+    pthread_mutex_lock(&part->mu);
+    const struct smm_segment *seg = part->segs[i];
+    bool active = i + 1 == part->seg_count;
+    bool known = active || seg->timestamp_known;
+    int64_t newest = active ? part->index.max_timestamp : seg->max_timestamp;
+    uint64_t serial = seg->serial;
+    *base_offset = seg->base_offset;
+    pthread_mutex_unlock(&part->mu);
+    if (!known && smm_time_last(part, *base_offset, &newest) == STI_OK) {
+        pthread_mutex_lock(&part->mu);
+        uint32_t now = smm_segment_find(part, *base_offset);
+        if (part->segs[now]->serial == serial) {
+            part->segs[now]->max_timestamp = newest;
+            part->segs[now]->timestamp_known = true;
+        }
+        pthread_mutex_unlock(&part->mu);
+        known = true;
+    }
+    return !known || newest >= timestamp;
+}
+
+int smm_offset_for_time(struct sti_storage_partition *part, int64_t timestamp_ms, int64_t *offset,
+                        int64_t *found_ms, struct sti_err *err)
+{
+    *offset = *found_ms = -1;
+    for (uint32_t i = 0;; i++) {
+        int64_t base_offset;
+        pthread_mutex_lock(&part->mu);
+        bool more = i < part->seg_count && part->written_end > part->log_start;
+        pthread_mutex_unlock(&part->mu);
+        if (!more) {
+            return sti_err_set(err, STI_E_NOT_FOUND, "%s: all batches are older than %" PRId64,
+                               part->name, timestamp_ms);
+        }
+        if (!may_hold(part, i, timestamp_ms, &base_offset)) {
+            continue;
+        }
+        struct view view;
+        struct sti_batch_header header;
+        int64_t at = base_offset < part->log_start ? part->log_start : base_offset;
+        int rc = view_open(part, at, false, &view, err);
+        if (rc == STI_OK && view.size > 0) {
+            rc = scan_time(part, &view, timestamp_ms, &header, err);
+        } else {
+            rc = rc == STI_OK ? STI_E_NOT_FOUND : rc;
+        }
+        smm_file_unref(view.file);
+        if (rc == STI_OK) {
+            *offset = header.base_offset < part->log_start ? part->log_start : header.base_offset;
+            *found_ms = header.max_timestamp;
+            return STI_OK;
+        }
+        if (rc != STI_E_NOT_FOUND && rc != STI_E_OFFSET_OUT_OF_RANGE) {
+            return rc;
+        }
+    }
+}

@@ -1,0 +1,593 @@
+/* recovery.c -- what opening a partition finds on disk, and makes of it.
+ *
+ * After an orderly close the recovery-point file describes the end of the log; when name and size
+ * of the last segment agree, it is believed, and no byte of the log is read. Otherwise every batch
+ * from the segment of the recovery point on is read and its checksum proved, in bounded memory;
+ * indexes of those segments are made anew.
+ *
+ * A batch that does not hold ends the log if no batch behind it holds: an unfinished tail, which is
+ * cut. With sound batches behind it, it is damage: the range is noted, reads around it go on,
+ * appends are refused. After a reboot of the machine, the hole is what a loss of power leaves of a
+ * log that is not synced at every append, and the log is cut there, which is logged and counted.
+ * Never is anything cut below what is known to have been synced: that is damage too.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "storage_mmap.h"
+
+enum { SCAN_BUF = 256 * 1024 };
+
+struct scan {
+    struct sti_storage_partition *part;
+    struct smm_checkpoint point;
+    int64_t known_end; /* everything below it was synced */
+    bool rebooted;     /* and the policy allows a loss: a hole is cut */
+    int dir_fd, fd, index_fd;
+    uint32_t size; /* of the segment under scan */
+    uint8_t *buf;
+    uint64_t buf_pos;
+    size_t buf_len;
+    int64_t expected; /* base offset of the next batch */
+};
+
+/* ---- the folder ---------------------------------------------------------------------------- */
+
+static int add_segment(struct sti_storage_partition *part, int dir_fd, const char *name,
+                       int64_t base_offset, struct sti_err *err)
+{
+    struct stat st;
+    if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode)) {
+        return STI_OK; /* not ours */
+    }
+    if (st.st_size > (off_t)SMM_POS_MAX) {
+        return sti_err_set(err, STI_E_UNSUPPORTED, "%s: %s is larger than a segment can be",
+                           part->name, name);
+    }
+    int rc = smm_segment_room(part, 1, err);
+    struct smm_segment *seg = rc == STI_OK ? smm_segment_new(part, base_offset) : NULL;
+    if (seg == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
+    }
+    seg->size = seg->write_size = seg->reserved_end = (uint32_t)st.st_size;
+    seg->size_max = seg->size_max < seg->size ? seg->size : seg->size_max;
+    /* Space that a crash left reserved is known by its blocks. */
+    uint64_t allocated = (uint64_t)st.st_blocks * 512u;
+    if (allocated > (uint64_t)st.st_size + 65536u) {
+        seg->reserved_end = allocated < SMM_POS_MAX ? (uint32_t)allocated : SMM_POS_MAX;
+    }
+    seg->exists = true;
+    smm_segment_append(part, seg);
+    return STI_OK;
+}
+
+static int by_base(const void *a, const void *b)
+{
+    int64_t x = (*(struct smm_segment *const *)a)->base_offset;
+    int64_t y = (*(struct smm_segment *const *)b)->base_offset;
+    return x < y ? -1 : x > y;
+}
+
+static void drop_segments(struct sti_storage_partition *part, uint32_t from)
+{
+    while (part->seg_count > from) {
+        free(part->segs[--part->seg_count]);
+    }
+}
+
+static int load_segments(struct sti_storage_partition *part, int dir_fd, struct sti_err *err)
+{
+    drop_segments(part, 0);
+    int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (dir == NULL) {
+        int saved = errno;
+        if (fd >= 0) {
+            (void)close(fd);
+        }
+        return sti_err_set(err, smm_errno_status(saved), "%s: %s", part->name, strerror(saved));
+    }
+    int rc = STI_OK;
+    struct dirent *entry;
+    while (rc == STI_OK && (entry = readdir(dir)) != NULL) {
+        int64_t base_offset;
+        if (smm_segment_parse(entry->d_name, ".log", &base_offset)) {
+            rc = add_segment(part, dir_fd, entry->d_name, base_offset, err);
+        }
+    }
+    (void)closedir(dir);
+    if (part->seg_count > 1) {
+        qsort(part->segs, part->seg_count, sizeof(*part->segs), by_base);
+    }
+    return rc;
+}
+
+/* Finish a truncation that a crash has interrupted after it was decided; a swap file alone was not
+ * decided yet. */
+static int finish_truncation(struct sti_storage_partition *part, int dir_fd, struct sti_err *err)
+{
+    char swap[SMM_NAME_LEN], name[SMM_NAME_LEN];
+    int64_t offset;
+    bool decided = smm_offset_read(dir_fd, SMM_FILE_TRUNCATION, &offset);
+    int rc = 0;
+    for (uint32_t i = part->seg_count; i > 0 && rc == 0; i--) {
+        int64_t base_offset = part->segs[i - 1]->base_offset;
+        bool cut = decided && i - 1 == smm_segment_find(part, offset);
+        smm_segment_name(swap, base_offset, ".log.swap");
+        smm_segment_name(name, base_offset, ".log");
+        if (decided && !cut && base_offset >= offset) {
+            smm_segment_unlink(part, base_offset);
+        } else if (cut && renameat(dir_fd, swap, dir_fd, name) != 0 && errno != ENOENT) {
+            rc = errno;
+        } else if (!cut) {
+            (void)unlinkat(dir_fd, swap, 0);
+        }
+    }
+    if (rc == 0 && decided &&
+        (fsync(dir_fd) != 0 || unlinkat(dir_fd, SMM_FILE_TRUNCATION, 0) != 0 ||
+         fsync(dir_fd) != 0)) {
+        rc = errno;
+    }
+    if (rc != 0) {
+        return sti_err_set(err, STI_E_IO, "%s: finish a truncation: %s", part->name, strerror(rc));
+    }
+    return decided ? load_segments(part, dir_fd, err) : STI_OK;
+}
+
+/* ---- proving batches ----------------------------------------------------------------------- */
+
+/* `len` bytes at `pos`, at most SCAN_BUF. @return NULL: the disk does not give them */
+static const uint8_t *window(struct scan *s, uint64_t pos, size_t len)
+{
+    if (pos < s->buf_pos || pos + len > s->buf_pos + s->buf_len) {
+        size_t want = s->size - pos < SCAN_BUF ? (size_t)(s->size - pos) : SCAN_BUF;
+        s->buf_pos = pos;
+        if (smm_pread(s->fd, s->buf, want, pos, false, &s->buf_len) != 0 || s->buf_len < len) {
+            s->buf_len = 0;
+            return NULL;
+        }
+    }
+    return s->buf + (pos - s->buf_pos);
+}
+
+/* Is there a whole batch at `pos` whose checksum holds?
+ * @return STI_OK, STI_E_CORRUPT_BATCH, STI_E_IO */
+static int prove(struct scan *s, uint64_t pos, struct sti_batch_header *header)
+{
+    if (s->size - pos < STI_BATCH_HEADER_LEN) {
+        return STI_E_CORRUPT_BATCH;
+    }
+    const uint8_t *data = window(s, pos, STI_BATCH_HEADER_LEN);
+    if (data == NULL) {
+        return STI_E_IO;
+    }
+    if (sti_batch_header_decode(data, STI_BATCH_HEADER_LEN, header, NULL) != STI_OK ||
+        header->total_len > s->size - pos) {
+        return STI_E_CORRUPT_BATCH;
+    }
+    uint32_t crc = 0;
+    for (uint64_t at = pos + 21, end = pos + header->total_len; at < end;) {
+        uint64_t in_buf = at >= s->buf_pos && at < s->buf_pos + s->buf_len
+                              ? s->buf_pos + s->buf_len - at
+                              : SCAN_BUF;
+        size_t len = end - at < in_buf ? (size_t)(end - at) : (size_t)in_buf;
+        data = window(s, at, len);
+        if (data == NULL) {
+            return STI_E_IO;
+        }
+        crc = sti_crc32c(crc, data, len);
+        at += len;
+    }
+    return crc == header->crc ? STI_OK : STI_E_CORRUPT_BATCH;
+}
+
+/* The next position from `pos` on where a sound batch begins that can follow offset `floor`.
+ * @return STI_OK, STI_E_NOT_FOUND, STI_E_IO */
+static int find_sound(struct scan *s, uint64_t pos, int64_t floor, uint64_t *found,
+                      struct sti_batch_header *header)
+{
+    for (; pos + STI_BATCH_HEADER_LEN <= s->size; pos++) {
+        const uint8_t *data = window(s, pos, STI_BATCH_HEADER_LEN);
+        if (data == NULL) {
+            return STI_E_IO;
+        }
+        if (data[16] != STI_BATCH_MAGIC ||
+            sti_batch_header_decode(data, STI_BATCH_HEADER_LEN, header, NULL) != STI_OK ||
+            header->base_offset < floor ||
+            header->base_offset - floor > (int64_t)s->size + INT32_MAX ||
+            header->total_len > s->size - pos) {
+            continue;
+        }
+        int rc = prove(s, pos, header);
+        if (rc != STI_E_CORRUPT_BATCH) {
+            *found = pos;
+            return rc;
+        }
+    }
+    return STI_E_NOT_FOUND;
+}
+
+/* ---- damage -------------------------------------------------------------------------------- */
+
+static int note_damage(struct scan *s, int64_t base_offset, uint64_t from_pos, uint64_t to_pos,
+                       int64_t to_offset, struct sti_err *err)
+{
+    struct sti_storage_partition *part = s->part;
+    struct smm_damage *damage =
+        realloc(part->damage, (part->damage_count + 1) * sizeof(*part->damage));
+    if (damage == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
+    }
+    part->damage = damage;
+    damage[part->damage_count++] = (struct smm_damage){.base_offset = base_offset,
+                                                       .from_offset = s->expected,
+                                                       .to_offset = to_offset,
+                                                       .from_pos = (uint32_t)from_pos,
+                                                       .to_pos = (uint32_t)to_pos};
+    part->damaged = true;
+    sti_metric_add(part->store->metrics.damaged, 1);
+    sti_log(
+        part->store->host, STI_LOG_ERROR, "log_damaged",
+        "a batch is damaged and sound ones follow, or synced bytes are gone: appends are refused",
+        STI_F_STR("partition", part->name), STI_F_INT("segment", base_offset),
+        STI_F_UINT("position", from_pos), STI_F_INT("from_offset", s->expected),
+        STI_F_INT("to_offset", to_offset));
+    return STI_OK;
+}
+
+/* End the log at position `pos` of segment `i`. */
+static int cut_tail(struct scan *s, uint32_t i, uint32_t pos, struct sti_err *err)
+{
+    struct sti_storage_partition *part = s->part;
+    struct smm_segment *seg = part->segs[i];
+    uint64_t lost = seg->size - pos;
+    if (pos < seg->size && ftruncate(s->fd, pos) != 0) {
+        return sti_err_set(err, STI_E_IO, "%s: cut the tail: %s", part->name, strerror(errno));
+    }
+    for (uint32_t k = part->seg_count; k > i + 1; k--) {
+        lost += part->segs[k - 1]->size;
+        smm_segment_unlink(part, part->segs[k - 1]->base_offset);
+    }
+    drop_segments(part, i + 1);
+    seg->size = seg->write_size = seg->reserved_end = pos;
+    part->dir_dirty = true;
+    if (lost > 0) {
+        part->truncated_bytes += lost;
+        sti_metric_add(part->store->metrics.truncated_bytes, lost);
+        sti_log(part->store->host, STI_LOG_WARN, "tail_cut",
+                "an unfinished tail was cut off the log", STI_F_STR("partition", part->name),
+                STI_F_UINT("bytes", lost), STI_F_INT("end_offset", s->expected));
+    }
+    return STI_OK;
+}
+
+/* ---- scanning ------------------------------------------------------------------------------ */
+
+static void accept(struct scan *s, const struct smm_segment *seg, uint64_t pos,
+                   const struct sti_batch_header *header)
+{
+    struct sti_storage_partition *part = s->part;
+    if (smm_index_full(&part->index)) {
+        smm_index_flush(part, seg->base_offset, s->index_fd, false);
+    }
+    smm_index_note(&part->index, part->settings.index_interval_bytes, seg->base_offset,
+                   sti_batch_last_offset(header), (uint32_t)pos, header->total_len,
+                   header->max_timestamp);
+    s->expected = sti_batch_last_offset(header) + 1;
+    part->last_epoch = header->leader_epoch;
+    if (part->events != NULL && part->events->recovered != NULL) {
+        part->events->recovered(part->events_ctx, header);
+    }
+}
+
+static int open_segment(struct scan *s, const struct smm_segment *seg, struct sti_err *err)
+{
+    char name[SMM_NAME_LEN];
+    smm_segment_name(name, seg->base_offset, ".log");
+    s->fd = openat(s->dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    smm_segment_name(name, seg->base_offset, ".index");
+    s->index_fd = s->fd < 0 ? -1 : openat(s->dir_fd, name, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    s->size = seg->size;
+    s->buf_pos = s->buf_len = 0;
+    return s->fd >= 0
+               ? STI_OK
+               : sti_err_set(err,
+                             smm_errno_status(errno) == STI_E_NOT_FOUND ? STI_E_IO
+                                                                        : smm_errno_status(errno),
+                             "%s: open segment %020" PRId64 ": %s", s->part->name, seg->base_offset,
+                             strerror(errno));
+}
+
+static void close_segment(struct scan *s)
+{
+    if (s->fd >= 0) {
+        (void)close(s->fd);
+    }
+    if (s->index_fd >= 0) {
+        (void)close(s->index_fd);
+    }
+    s->fd = s->index_fd = -1;
+}
+
+/* Does any segment behind the i-th hold a sound batch? Leaves segment i open again. */
+static int sound_behind(struct scan *s, uint32_t i, bool *found, struct sti_err *err)
+{
+    struct sti_batch_header header;
+    int rc = STI_OK;
+    *found = false;
+    for (uint32_t k = i + 1; k < s->part->seg_count && !*found && rc == STI_OK; k++) {
+        uint64_t pos;
+        close_segment(s);
+        rc = open_segment(s, s->part->segs[k], err);
+        int hit = rc == STI_OK ? find_sound(s, 0, s->expected, &pos, &header) : STI_E_NOT_FOUND;
+        *found = hit == STI_OK;
+        rc = hit == STI_E_IO ? sti_err_set(err, STI_E_IO, "%s: read error", s->part->name) : rc;
+    }
+    close_segment(s);
+    return rc == STI_OK ? open_segment(s, s->part->segs[i], err) : rc;
+}
+
+/* The batch at *pos does not hold. Decide: skip it as damage (*pos moves on), or end the log.
+ * @param ended  out: nothing of the log follows */
+static int bad_batch(struct scan *s, uint32_t i, uint64_t *pos, bool *ended, struct sti_err *err)
+{
+    struct sti_storage_partition *part = s->part;
+    struct smm_segment *seg = part->segs[i];
+    struct sti_batch_header header;
+    uint64_t next;
+    *ended = false;
+    bool may_cut = s->expected >= s->known_end;
+    if (may_cut && s->rebooted) {
+        *ended = true;
+        return cut_tail(s, i, (uint32_t)*pos, err);
+    }
+    int rc = find_sound(s, *pos + 1, s->expected, &next, &header);
+    if (rc == STI_OK) {
+        rc = note_damage(s, seg->base_offset, *pos, next, header.base_offset, err);
+        s->expected = header.base_offset;
+        *pos = next;
+        return rc;
+    }
+    if (rc != STI_E_NOT_FOUND) {
+        return sti_err_set(err, STI_E_IO, "%s: read error", part->name);
+    }
+    bool behind;
+    rc = sound_behind(s, i, &behind, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    if (behind) {
+        rc = note_damage(s, seg->base_offset, *pos, seg->size, part->segs[i + 1]->base_offset, err);
+        *pos = seg->size;
+        return rc;
+    }
+    *ended = true;
+    if (may_cut) {
+        return cut_tail(s, i, (uint32_t)*pos, err);
+    }
+    drop_segments(part, i + 1); /* their bytes stay on disk, unused, beside the damage */
+    rc = note_damage(s, seg->base_offset, *pos, seg->size, s->known_end, err);
+    s->expected = s->known_end;
+    return rc;
+}
+
+/* Read one segment to its end. */
+static int scan_segment(struct scan *s, uint32_t i, bool *ended, struct sti_err *err)
+{
+    struct sti_storage_partition *part = s->part;
+    struct smm_segment *seg = part->segs[i];
+    struct sti_batch_header header;
+    smm_index_fini(&part->index);
+    (void)smm_index_restart(part, seg->base_offset, NULL); /* else entries are found wrong, later */
+    int rc = open_segment(s, seg, err);
+    uint64_t pos = 0;
+    while (rc == STI_OK && pos < seg->size && !*ended) {
+        rc = prove(s, pos, &header);
+        if (rc == STI_OK && header.base_offset == s->expected) {
+            accept(s, seg, pos, &header);
+            pos += header.total_len;
+        } else if (rc == STI_E_IO) {
+            (void)sti_err_set(err, STI_E_IO, "%s: segment %020" PRId64 ": read error at %" PRIu64,
+                              part->name, seg->base_offset, pos);
+        } else {
+            rc = bad_batch(s, i, &pos, ended, err);
+        }
+    }
+    seg = part->segs[i];
+    part->recovered_bytes += seg->size;
+    seg->max_timestamp = part->index.max_timestamp;
+    seg->timestamp_known = true;
+    if (rc == STI_OK && i + 1 < part->seg_count) {
+        smm_index_flush(part, seg->base_offset, s->index_fd, true);
+        seg->index_count = part->index.flushed;
+    }
+    close_segment(s);
+    return rc;
+}
+
+static int scan_all(struct scan *s, struct sti_err *err)
+{
+    struct sti_storage_partition *part = s->part;
+    uint32_t first = smm_segment_find(part, s->point.recovery_point);
+    bool ended = false;
+    int rc = STI_OK;
+    s->buf = malloc(SCAN_BUF);
+    if (s->buf == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
+    }
+    for (uint32_t i = 0; i < first; i++) {
+        part->segs[i]->synced_size = part->segs[i]->size;
+    }
+    s->expected = part->segs[first]->base_offset;
+    for (uint32_t i = first; rc == STI_OK && i < part->seg_count && !ended; i++) {
+        struct smm_segment *seg = part->segs[i];
+        if (seg->base_offset != s->expected) { /* a segment between them is gone */
+            const struct smm_segment *before = part->segs[i - 1];
+            rc = note_damage(s, before->base_offset, before->size, before->size, seg->base_offset,
+                             err);
+            s->expected = seg->base_offset;
+        }
+        if (rc == STI_OK) {
+            rc = scan_segment(s, i, &ended, err);
+        }
+    }
+    if (rc == STI_OK && s->expected < s->known_end) { /* cut off below what was synced */
+        struct smm_segment *seg = smm_segment_active(part);
+        rc = note_damage(s, seg->base_offset, seg->size, seg->size, s->known_end, err);
+        s->expected = s->known_end;
+    }
+    part->written_end = s->expected;
+    int64_t synced = part->segs[first < part->seg_count ? first : 0]->base_offset;
+    part->synced_end = synced > s->known_end ? synced : s->known_end;
+    if (part->synced_end > part->written_end) {
+        part->synced_end = part->written_end;
+    }
+    free(s->buf);
+    sti_metric_add(part->store->metrics.recovered_bytes, part->recovered_bytes);
+    return rc;
+}
+
+/* ---- the whole ----------------------------------------------------------------------------- */
+
+/* Index of the last segment from its headers, when the files are not usable after a clean end. */
+static void index_from_headers(struct scan *s)
+{
+    struct sti_storage_partition *part = s->part;
+    struct smm_segment *seg = smm_segment_active(part);
+    struct smm_walk walk;
+    struct sti_batch_header header;
+    smm_index_fini(&part->index);
+    if (smm_index_restart(part, seg->base_offset, NULL) != STI_OK ||
+        open_segment(s, seg, NULL) != STI_OK) {
+        return;
+    }
+    smm_walk_init(&walk, s->fd, seg->size, false);
+    for (uint64_t pos = 0; smm_walk_header(&walk, pos, &header, NULL) == STI_OK;
+         pos += header.total_len) {
+        if (smm_index_full(&part->index)) {
+            smm_index_flush(part, seg->base_offset, s->index_fd, false);
+        }
+        smm_index_note(&part->index, part->settings.index_interval_bytes, seg->base_offset,
+                       sti_batch_last_offset(&header), (uint32_t)pos, header.total_len,
+                       header.max_timestamp);
+    }
+    sti_metric_add(part->store->metrics.index_rebuilds, 1);
+    close_segment(s);
+}
+
+static void believe(struct scan *s)
+{
+    struct sti_storage_partition *part = s->part;
+    for (uint32_t i = 0; i < part->seg_count; i++) {
+        part->segs[i]->synced_size = part->segs[i]->size;
+    }
+    part->written_end = part->synced_end = s->point.written_end;
+    part->last_epoch = s->point.last_epoch;
+    struct smm_segment *seg = smm_segment_active(part);
+    smm_index_init(&part->index);
+    if (seg->exists && !smm_index_resume(part, seg, s->point.max_timestamp)) {
+        index_from_headers(s);
+    }
+}
+
+/* Have at least one segment in memory. */
+static int first_segment(struct scan *s, struct sti_err *err)
+{
+    struct sti_storage_partition *part = s->part;
+    if (part->seg_count > 0) {
+        return STI_OK;
+    }
+    int64_t base_offset =
+        s->point.clean && s->point.active_size == 0 ? s->point.active_base : part->log_start;
+    int rc = smm_segment_room(part, 1, err);
+    struct smm_segment *seg = rc == STI_OK ? smm_segment_new(part, base_offset) : NULL;
+    if (seg == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
+    }
+    smm_segment_append(part, seg);
+    return STI_OK;
+}
+
+static int recover_log(struct scan *s, struct sti_err *err)
+{
+    struct sti_storage_partition *part = s->part;
+    bool had_log = part->seg_count > 0;
+    int rc = first_segment(s, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    const struct smm_segment *last = smm_segment_active(part);
+    if (s->point.clean && last->base_offset == s->point.active_base &&
+        last->size == s->point.active_size) {
+        believe(s);
+    } else if (had_log) {
+        rc = scan_all(s, err);
+    } else {
+        smm_index_init(&part->index);
+        s->expected = part->written_end = part->synced_end = last->base_offset;
+        if (s->known_end > s->expected) {
+            rc = note_damage(s, last->base_offset, 0, 0, s->known_end, err);
+            part->written_end = part->synced_end = s->known_end;
+        }
+    }
+    return rc;
+}
+
+/* Bring a partition's log from its folder to life.
+ * @return STI_OK; STI_E_DATA_LOSS (usable for reads); STI_E_IO; STI_E_NO_MEMORY; ...
+ * @thread open; nobody else knows the partition yet */
+int smm_recover(struct sti_storage_partition *part, struct sti_err *err)
+{
+    struct scan s = {.part = part, .fd = -1, .index_fd = -1};
+    s.dir_fd = smm_part_dir(part);
+    if (s.dir_fd < 0) {
+        return sti_err_set(err, smm_errno_status(errno), "%s: %s", part->name, strerror(errno));
+    }
+    (void)smm_checkpoint_read(s.dir_fd, &s.point);
+    s.known_end = s.point.clean ? s.point.written_end : s.point.recovery_point;
+    const char *boot = part->store->boot_id;
+    part->boot_noted =
+        s.point.boot_id[0] != '\0' && strcmp(s.point.boot_id, boot) == 0 && !s.point.clean;
+    s.rebooted = part->settings.flush_policy != STI_FLUSH_COMMIT && boot[0] != '\0' &&
+                 strlen(s.point.boot_id) == 36 && strcmp(s.point.boot_id, boot) != 0;
+    part->recovery_point = s.point.recovery_point;
+    part->log_start = 0;
+    (void)smm_offset_read(s.dir_fd, SMM_FILE_LOG_START, &part->log_start);
+    int rc = load_segments(part, s.dir_fd, err);
+    if (rc == STI_OK) {
+        rc = finish_truncation(part, s.dir_fd, err);
+    }
+    if (rc == STI_OK) {
+        rc = recover_log(&s, err);
+    }
+    if (rc == STI_OK) {
+        for (uint32_t i = 0; i < part->seg_count; i++) {
+            part->bytes += part->segs[i]->size;
+        }
+        int64_t oldest = part->segs[0]->base_offset;
+        part->log_start = part->log_start < oldest ? oldest : part->log_start;
+        if (part->log_start > part->written_end) {
+            part->log_start = part->written_end;
+        }
+        part->first_ms = smm_segment_active(part)->size > 0 ? -1 : 0;
+        if (part->settings.flush_policy == STI_FLUSH_COMMIT && !part->damaged &&
+            part->synced_end < part->written_end) {
+            rc = smm_flush_now(part, INT64_MAX, err);
+        }
+    }
+    (void)close(s.dir_fd);
+    if (rc == STI_OK && part->damaged) {
+        const struct smm_damage *d = &part->damage[0];
+        rc = sti_err_set(err, STI_E_DATA_LOSS,
+                         "%s: offsets %" PRId64 " to %" PRId64 " are damaged: %020" PRId64
+                         ".log: position %" PRIu32,
+                         part->name, d->from_offset, d->to_offset - 1, d->base_offset, d->from_pos);
+    }
+    return rc;
+}
