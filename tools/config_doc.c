@@ -206,7 +206,7 @@ static void reference_group(FILE *out, const char *name, const char *text,
     for (size_t i = 0; table != NULL && table[i] != NULL; i++) {
         reference_option(out, table[i], inner);
     }
-    fprintf(out, "%s};\n", indent);
+    fprintf(out, "%s};\n%s", indent, *indent == '\0' ? "\n" : "");
 }
 
 /* ---- both ---------------------------------------------------------------------------------- */

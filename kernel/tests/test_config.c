@@ -100,7 +100,7 @@ static int fill(const char *text, const char *const *sets, struct conf *out, str
 }
 
 /* The error of a file, without the folder in front. */
-static void expect(const char *text, const char *const *sets, const char *error)
+static void expect_error(const char *text, const char *const *sets, const char *error)
 {
     struct conf conf;
     struct sti_err err = {0};
@@ -163,80 +163,85 @@ static void test_bytes_suffixes(void **state)
     assert_int_equal(conf.bytes, INT64_C(2) << 30);
     assert_int_equal(fill(IN_X("segment_bytes = \"16K\";"), NULL, &conf, &err), STI_OK);
     assert_int_equal(conf.bytes, 16 << 10);
-    expect(IN_X("segment_bytes = \"64MB\";"), NULL,
-           "main.cfg:3: plugins.x.segment_bytes: expected an integer or a string such as '64M', "
-           "found the string '64MB'");
-    expect(IN_X("segment_bytes = \"9999999999G\";"), NULL,
-           "main.cfg:3: plugins.x.segment_bytes: expected an integer or a string such as '64M', "
-           "found the string '9999999999G'");
-    expect(IN_X("port = \"1K\";"), NULL,
-           "main.cfg:3: plugins.x.port: expected an integer, found the string '1K'");
+    expect_error(
+        IN_X("segment_bytes = \"64MB\";"), NULL,
+        "main.cfg:3: plugins.x.segment_bytes: expected an integer or a string such as '64M', "
+        "found the string '64MB'");
+    expect_error(
+        IN_X("segment_bytes = \"9999999999G\";"), NULL,
+        "main.cfg:3: plugins.x.segment_bytes: expected an integer or a string such as '64M', "
+        "found the string '9999999999G'");
+    expect_error(IN_X("port = \"1K\";"), NULL,
+                 "main.cfg:3: plugins.x.port: expected an integer, found the string '1K'");
 }
 
 static void test_unknown(void **state)
 {
     (void)state;
-    expect(IN_X("prot = 1;"), NULL,
-           "main.cfg:3: plugins.x.prot: unknown option 'prot'; did you mean 'port'?");
-    expect(IN_X("quite_else = 1;"), NULL,
-           "main.cfg:3: plugins.x.quite_else: unknown option 'quite_else'");
-    expect(IN_X("topics: ( { name = \"t\"; partition = 2; } );"), NULL,
-           "main.cfg:3: plugins.x.topics[0].partition: unknown option 'partition'; did you mean "
-           "'partitions'?");
-    expect("\nnoed: { };\n", NULL, "main.cfg:2: noed: unknown group 'noed'; did you mean 'node'?");
-    expect("brokr: { };\n", NULL,
-           "main.cfg:1: brokr: unknown group 'brokr'; did you mean 'broker'?");
-    expect("node = 5;\n", NULL, "main.cfg:1: node: expected a group, found the integer 5");
-    expect("plugins: { x = true; };\n", NULL,
-           "main.cfg:1: plugins.x: expected a group, found true");
-    expect("plugins: { broker: { }; };\n", NULL,
-           "main.cfg:1: plugins.broker: the name is taken: rename the instance");
+    expect_error(IN_X("prot = 1;"), NULL,
+                 "main.cfg:3: plugins.x.prot: unknown option 'prot'; did you mean 'port'?");
+    expect_error(IN_X("quite_else = 1;"), NULL,
+                 "main.cfg:3: plugins.x.quite_else: unknown option 'quite_else'");
+    expect_error(
+        IN_X("topics: ( { name = \"t\"; partition = 2; } );"), NULL,
+        "main.cfg:3: plugins.x.topics[0].partition: unknown option 'partition'; did you mean "
+        "'partitions'?");
+    expect_error("\nnoed: { };\n", NULL,
+                 "main.cfg:2: noed: unknown group 'noed'; did you mean 'node'?");
+    expect_error("brokr: { };\n", NULL,
+                 "main.cfg:1: brokr: unknown group 'brokr'; did you mean 'broker'?");
+    expect_error("node = 5;\n", NULL, "main.cfg:1: node: expected a group, found the integer 5");
+    expect_error("plugins: { x = true; };\n", NULL,
+                 "main.cfg:1: plugins.x: expected a group, found true");
+    expect_error("plugins: { broker: { }; };\n", NULL,
+                 "main.cfg:1: plugins.broker: the name is taken: rename the instance");
 }
 
 static void test_wrong_types(void **state)
 {
     (void)state;
-    expect(IN_X("port = 1.5;"), NULL,
-           "main.cfg:3: plugins.x.port: expected an integer, found the fraction 1.5");
-    expect(IN_X("tls = 1;"), NULL,
-           "main.cfg:3: plugins.x.tls: expected true or false, found the integer 1");
-    expect(IN_X("host = 7;"), NULL,
-           "main.cfg:3: plugins.x.host: expected a string, found the integer 7");
-    expect(IN_X("password = 7;"), NULL,
-           "main.cfg:3: plugins.x.password: expected a string, found an integer");
-    expect(IN_X("flush = 7;"), NULL,
-           "main.cfg:3: plugins.x.flush: expected a word, found the integer 7");
-    expect(IN_X("tags = \"a\";"), NULL,
-           "main.cfg:3: plugins.x.tags: expected a list of strings, found the string 'a'");
-    expect(IN_X("tags = [ 1, 2 ];"), NULL,
-           "main.cfg:3: plugins.x.tags: expected a list of strings, found the integer 1");
-    expect(IN_X("topics: { };"), NULL,
-           "main.cfg:3: plugins.x.topics: expected a list of groups, found a group");
-    expect(IN_X("topics: ( 5 );"), NULL,
-           "main.cfg:3: plugins.x.topics[0]: expected a list of groups, found the integer 5");
+    expect_error(IN_X("port = 1.5;"), NULL,
+                 "main.cfg:3: plugins.x.port: expected an integer, found the fraction 1.5");
+    expect_error(IN_X("tls = 1;"), NULL,
+                 "main.cfg:3: plugins.x.tls: expected true or false, found the integer 1");
+    expect_error(IN_X("host = 7;"), NULL,
+                 "main.cfg:3: plugins.x.host: expected a string, found the integer 7");
+    expect_error(IN_X("password = 7;"), NULL,
+                 "main.cfg:3: plugins.x.password: expected a string, found an integer");
+    expect_error(IN_X("flush = 7;"), NULL,
+                 "main.cfg:3: plugins.x.flush: expected a word, found the integer 7");
+    expect_error(IN_X("tags = \"a\";"), NULL,
+                 "main.cfg:3: plugins.x.tags: expected a list of strings, found the string 'a'");
+    expect_error(IN_X("tags = [ 1, 2 ];"), NULL,
+                 "main.cfg:3: plugins.x.tags: expected a list of strings, found the integer 1");
+    expect_error(IN_X("topics: { };"), NULL,
+                 "main.cfg:3: plugins.x.topics: expected a list of groups, found a group");
+    expect_error(IN_X("topics: ( 5 );"), NULL,
+                 "main.cfg:3: plugins.x.topics[0]: expected a list of groups, found the integer 5");
 }
 
 static void test_ranges_and_missing(void **state)
 {
     (void)state;
-    expect(IN_X("port = 70000;"), NULL,
-           "main.cfg:3: plugins.x.port: 70000 is out of range: expected 0 to 65535");
-    expect(IN_X("port = 4294967297;"), NULL,
-           "main.cfg:3: plugins.x.port: 4294967297 is out of range: expected 0 to 65535");
-    expect(IN_X("port = 99999999999999999999;"), NULL,
-           "main.cfg:3: the number 99999999999999999999 is out of range: expected "
-           "-9223372036854775808 to 9223372036854775807");
-    expect(IN_X("segment_bytes = 5;"), NULL,
-           "main.cfg:3: plugins.x.segment_bytes: 5 is out of range: expected 1024 to "
-           "9223372036854775807 bytes");
-    expect(IN_X("host = \"\";"), NULL,
-           "main.cfg:3: plugins.x.host: a string of 0 bytes: expected 1 to 10 bytes");
-    expect(IN_X("flush = \"comit\";"), NULL,
-           "main.cfg:3: plugins.x.flush: expected one of commit, interval, onroll, found 'comit'; "
-           "did you mean 'commit'?");
-    expect(IN_X("topics: ( { partitions = 2; } );"), NULL,
-           "main.cfg:3: plugins.x.topics[0]: missing option 'name': expected a string, found "
-           "nothing");
+    expect_error(IN_X("port = 70000;"), NULL,
+                 "main.cfg:3: plugins.x.port: 70000 is out of range: expected 0 to 65535");
+    expect_error(IN_X("port = 4294967297;"), NULL,
+                 "main.cfg:3: plugins.x.port: 4294967297 is out of range: expected 0 to 65535");
+    expect_error(IN_X("port = 99999999999999999999;"), NULL,
+                 "main.cfg:3: the number 99999999999999999999 is out of range: expected "
+                 "-9223372036854775808 to 9223372036854775807");
+    expect_error(IN_X("segment_bytes = 5;"), NULL,
+                 "main.cfg:3: plugins.x.segment_bytes: 5 is out of range: expected 1024 to "
+                 "9223372036854775807 bytes");
+    expect_error(IN_X("host = \"\";"), NULL,
+                 "main.cfg:3: plugins.x.host: a string of 0 bytes: expected 1 to 10 bytes");
+    expect_error(
+        IN_X("flush = \"comit\";"), NULL,
+        "main.cfg:3: plugins.x.flush: expected one of commit, interval, onroll, found 'comit'; "
+        "did you mean 'commit'?");
+    expect_error(IN_X("topics: ( { partitions = 2; } );"), NULL,
+                 "main.cfg:3: plugins.x.topics[0]: missing option 'name': expected a string, found "
+                 "nothing");
 }
 
 static void test_syntax_and_includes(void **state)
@@ -244,18 +249,18 @@ static void test_syntax_and_includes(void **state)
     (void)state;
     struct conf conf;
     struct sti_err err = {0};
-    expect("plugins: {\n x: { port = ; };\n};", NULL, "main.cfg:2: syntax error");
-    expect(IN_X("port = 1;\n    port = 2;"), NULL, "main.cfg:4: duplicate setting name");
+    expect_error("plugins: {\n x: { port = ; };\n};", NULL, "main.cfg:2: syntax error");
+    expect_error(IN_X("port = 1;\n    port = 2;"), NULL, "main.cfg:4: duplicate setting name");
     write_file("part.cfg", "port = 81;\ntls = 5;\n");
-    expect(IN_X("host = \"h\";\n  @include \"part.cfg\"\n"), NULL,
-           "part.cfg:2: plugins.x.tls: expected true or false, found the integer 5");
-    expect(IN_X("\n  @include \"part.cfg\"\n host = 3;"), NULL,
-           "part.cfg:2: plugins.x.tls: expected true or false, found the integer 5");
+    expect_error(IN_X("host = \"h\";\n  @include \"part.cfg\"\n"), NULL,
+                 "part.cfg:2: plugins.x.tls: expected true or false, found the integer 5");
+    expect_error(IN_X("\n  @include \"part.cfg\"\n host = 3;"), NULL,
+                 "part.cfg:2: plugins.x.tls: expected true or false, found the integer 5");
     write_file("part.cfg", "port = 81;");
     assert_int_equal(fill(IN_X("\n  @include \"part.cfg\"\n"), NULL, &conf, &err), STI_OK);
     assert_int_equal(conf.port, 81);
-    expect(IN_X("\n  @include \"part.cfg\"\n host = 3;"), NULL,
-           "main.cfg:5: plugins.x.host: expected a string, found the integer 3");
+    expect_error(IN_X("\n  @include \"part.cfg\"\n host = 3;"), NULL,
+                 "main.cfg:5: plugins.x.host: expected a string, found the integer 3");
     write_file("loop.cfg", "@include \"loop.cfg\"\n");
     struct sti_err loop = {0};
     assert_int_equal(fill("@include \"loop.cfg\"\n", NULL, &conf, &loop), STI_E_CONFIG);
@@ -263,7 +268,8 @@ static void test_syntax_and_includes(void **state)
     assert_non_null(strstr(loop.msg, "more than 16 levels"));
     assert_int_equal(fill("\n@include \"gone.cfg\"\n", NULL, &conf, &err), STI_E_CONFIG);
     assert_non_null(strstr(err.msg, "main.cfg:2: @include: cannot read "));
-    expect("@include gone.cfg\n", NULL, "main.cfg:1: @include: expected a file name in quotes");
+    expect_error("@include gone.cfg\n", NULL,
+                 "main.cfg:1: @include: expected a file name in quotes");
 }
 
 static void test_numbers_in_words_and_comments(void **state)
@@ -302,21 +308,23 @@ static void test_set_errors(void **state)
 {
     (void)state;
 #define SET(text) (const char *const[]){text, NULL}
-    expect(IN_X(""), SET("plugins.x.port=abc"),
-           "--set plugins.x.port: expected an integer, found 'abc'");
-    expect(IN_X(""), SET("plugins.x.port=70000"),
-           "--set plugins.x.port: 70000 is out of range: expected 0 to 65535");
-    expect(IN_X(""), SET("plugins.x.prt=1"),
-           "--set plugins.x.prt: unknown option 'prt'; did you mean 'port'?");
-    expect(IN_X(""), SET("plugins.x.tls=yes"),
-           "--set plugins.x.tls: expected true or false, found 'yes'");
-    expect(IN_X(""), SET("plugins.x.topics=t"),
-           "--set plugins.x.topics: a list of groups can only be given in the configuration file");
-    expect(IN_X(""), SET("nonsense"),
-           "--set nonsense: expected PATH=VALUE, such as node.data_dir=data");
-    expect(IN_X(""), SET("port=1"),
-           "--set port=1: expected PATH=VALUE, such as node.data_dir=data");
-    expect(IN_X(""), SET("nod.x=1"), "--set nod.x: unknown group 'nod'; did you mean 'node'?");
+    expect_error(IN_X(""), SET("plugins.x.port=abc"),
+                 "--set plugins.x.port: expected an integer, found 'abc'");
+    expect_error(IN_X(""), SET("plugins.x.port=70000"),
+                 "--set plugins.x.port: 70000 is out of range: expected 0 to 65535");
+    expect_error(IN_X(""), SET("plugins.x.prt=1"),
+                 "--set plugins.x.prt: unknown option 'prt'; did you mean 'port'?");
+    expect_error(IN_X(""), SET("plugins.x.tls=yes"),
+                 "--set plugins.x.tls: expected true or false, found 'yes'");
+    expect_error(
+        IN_X(""), SET("plugins.x.topics=t"),
+        "--set plugins.x.topics: a list of groups can only be given in the configuration file");
+    expect_error(IN_X(""), SET("nonsense"),
+                 "--set nonsense: expected PATH=VALUE, such as node.data_dir=data");
+    expect_error(IN_X(""), SET("port=1"),
+                 "--set port=1: expected PATH=VALUE, such as node.data_dir=data");
+    expect_error(IN_X(""), SET("nod.x=1"),
+                 "--set nod.x: unknown group 'nod'; did you mean 'node'?");
     struct conf conf;
     struct sti_err err = {0};
     assert_int_equal(fill(IN_X(""), SET("plugins.y.port=1"), &conf, &err), STI_E_CONFIG);

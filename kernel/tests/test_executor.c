@@ -126,6 +126,9 @@ static void test_last_task_frees_its_strand(void **state)
         krn_strand_post(&m->strand, &m->first);
     }
     gate_wait(200);
+    struct krn_executor_stats stats;
+    krn_executor_stats(executor, &stats);
+    assert_true(stats.tasks_run >= 400);
 }
 
 static int fired[8];

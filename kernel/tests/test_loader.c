@@ -28,6 +28,7 @@ static void copy_subject(const char *name, mode_t mode, char *path, size_t size)
     char from[512], buf[65536];
     snprintf(from, sizeof from, "%s/%s.so", SUBJECT_DIR, name);
     snprintf(path, size, "%s/%s.so", dir, name);
+    (void)remove(path); /* a library that is still mapped keeps its bytes */
     FILE *in = fopen(from, "rb"), *out = fopen(path, "wb");
     assert_non_null(in);
     assert_non_null(out);
@@ -56,6 +57,21 @@ static void expect_refusal(const char *name, int code, const char *text)
 static void expect_refused(const char *name, const char *text)
 {
     expect_refusal(name, STI_E_PLUGIN_REFUSED, text);
+}
+
+/* The start of the text only: a sanitizer makes the symbol larger than the descriptor. */
+static void expect_refused_so(const char *name, const char *start)
+{
+    char path[512], file[80];
+    struct krn_plugin plugin;
+    struct sti_err err = {0};
+    copy_subject(name, 0644, path, sizeof path);
+    snprintf(file, sizeof file, "%s.so", name);
+    assert_int_equal(krn_loader_open(pool, dir, file, &plugin, &err), STI_E_PLUGIN_REFUSED);
+    assert_memory_equal(err.msg, start, strlen(start));
+    const char *rest = err.msg + strlen(start);
+    assert_true(STREAMIT_SANITIZED || strncmp(rest, "88", 2) == 0);
+    assert_non_null(strstr(rest, ": rebuild the plugin against this SDK"));
 }
 
 static void test_good_loads_by_bare_name_and_by_path(void **state)
@@ -139,12 +155,10 @@ static void test_versions(void **state)
     expect_refusal("abi_minor", STI_E_ABI_MISMATCH,
                    "abi_minor.so: plugin ABI 0.77, kernel provides 0.1 (needs 0.77 or later): "
                    "upgrade StreamIt or rebuild the plugin (abi_minor)");
-    expect_refused("struct_size",
-                   "struct_size.so: struct_size 24, expected at least 88 and at most the symbol's "
-                   "88: rebuild the plugin against this SDK");
-    expect_refused("struct_large",
-                   "struct_large.so: struct_size 4096, expected at least 88 and at most the "
-                   "symbol's 88: rebuild the plugin against this SDK");
+    expect_refused_so("struct_size", "struct_size.so: struct_size 24, expected at least 88 and at "
+                                     "most the symbol's ");
+    expect_refused_so("struct_large", "struct_large.so: struct_size 4096, expected at least 88 and "
+                                      "at most the symbol's ");
 }
 
 static void test_identity(void **state)
