@@ -114,21 +114,24 @@ static struct krn_instance *waits_for(const struct krn_lifecycle *life, size_t p
     return NULL;
 }
 
-/* Nobody could be placed: follow who waits for whom until somebody comes up twice. */
+/* Nobody could be placed, so everybody who is not waits for somebody: follow that until somebody
+ * comes up twice. */
 static int print_cycle(const struct krn_lifecycle *life, size_t placed, apr_pool_t *pool,
-                       struct krn_instance *who, struct sti_err *err)
+                       const struct krn_instance *who, struct sti_err *err)
 {
-    for (size_t step = 0; step < life->registry->count; step++) {
+    for (size_t step = 0; step < life->registry->count && who != NULL; step++) {
         who = waits_for(life, placed, who);
     }
     const char *text = "";
-    struct krn_instance *at = who;
-    do {
-        struct krn_instance *next = waits_for(life, placed, at);
-        text = apr_psprintf(pool, "%s%s'%s' needs %s of '%s'", text, *text == '\0' ? "" : ", ",
-                            at->name, need_between(at, next), next->name);
-        at = next;
-    } while (at != who);
+    const struct krn_instance *at = who;
+    while (at != NULL) {
+        const struct krn_instance *next = waits_for(life, placed, at);
+        if (next != NULL) {
+            text = apr_psprintf(pool, "%s%s'%s' needs %s of '%s'", text, *text == '\0' ? "" : ", ",
+                                at->name, need_between(at, next), next->name);
+        }
+        at = next == who ? NULL : next;
+    }
     return sti_err_set(err, STI_E_PLUGIN_REFUSED, "cycle of requirements: %s", text);
 }
 
