@@ -203,17 +203,7 @@ static void on_read(struct tgr_tag *tag, bool ok)
     tgr_rpc_unref(rpc);
 }
 
-void tgr_reflection_handle(struct tgr_rpc *rpc)
-{
-    if (tgr_rpc_watch_close(rpc, on_close) != STI_OK) {
-        tgr_rpc_unref(rpc);
-        return;
-    }
-    tgr_park(rpc);
-    read_next(rpc);
-}
-
-static void stop_stream(struct tgr_rpc *rpc)
+static void cancel(struct tgr_rpc *rpc)
 {
     if (tgr_is_stream(rpc->method)) {
         (void)grpc_call_cancel_with_status(rpc->call, GRPC_STATUS_UNAVAILABLE,
@@ -221,7 +211,20 @@ static void stop_stream(struct tgr_rpc *rpc)
     }
 }
 
+void tgr_reflection_handle(struct tgr_rpc *rpc)
+{
+    if (tgr_rpc_watch_close(rpc, on_close) != STI_OK) {
+        tgr_rpc_unref(rpc);
+        return;
+    }
+    tgr_park(rpc);
+    if (atomic_load(&rpc->t->stopping)) { /* too late to be found in the list */
+        cancel(rpc);
+    }
+    read_next(rpc);
+}
+
 void tgr_reflection_end_all(struct tgr_transport *t)
 {
-    tgr_parked_each(t, stop_stream);
+    tgr_parked_each(t, cancel);
 }

@@ -4,9 +4,9 @@
  * Drain: broker calls are refused as UNAVAILABLE, health says NOT_SERVING, waiting fetches are
  * cancelled, and what is under way ends; the listener stays open, so that clients get a typed
  * answer rather than a broken connection. Stop: streams end, gRPC closes its ports and tells when
- * the last call has left; past half of the deadline all calls are cancelled. Only when no call is
- * left is the queue shut down, because a broker that answers late would otherwise start a batch on
- * a dead queue.
+ * the last call and connection have left; past half of the deadline, or soon after the last call,
+ * whatever is left is cut off. Only when no call is left is the queue shut down, because a broker
+ * that answers late would otherwise start a batch on a dead queue.
  */
 #include <errno.h>
 #include <grpc/grpc_security.h>
@@ -26,7 +26,8 @@ enum {
     KEEPALIVE_TIMEOUT_MS = 20000,
     PING_INTERVAL_MIN_MS = 10000,
     ARGS_MAX = 20,
-    WAIT_SLICE_MS = 20
+    WAIT_SLICE_MS = 20,
+    POLITE_US = 50000 /* for connections to close by themselves once no call is left */
 };
 
 struct args {
@@ -228,9 +229,14 @@ static bool quiet(const struct tgr_transport *t)
     return atomic_load(&t->active) <= atomic_load(&t->streams);
 }
 
-static bool ended(const struct tgr_transport *t)
+static bool calls_ended(const struct tgr_transport *t)
 {
-    return t->shutdown_done && atomic_load(&t->active) == 0;
+    return atomic_load(&t->active) == 0;
+}
+
+static bool all_ended(const struct tgr_transport *t)
+{
+    return t->shutdown_done && calls_ended(t);
 }
 
 /* Wait for `reached`, at most until `until_us` of the host's clock. Looks again every slice: a call
@@ -294,12 +300,16 @@ int tgr_server_stop(struct tgr_transport *t, uint32_t deadline_ms, struct sti_er
     t->shutdown_tag = (struct tgr_tag){.fn = on_shutdown, .rpc = NULL};
     tgr_thread_release(&t->shutdown_tag);
     grpc_server_shutdown_and_notify(t->server, t->cq, &t->shutdown_tag);
-    if (!wait_for(t, ended, now_us + (until_us - now_us) / 2)) {
+    if (!wait_for(t, calls_ended, now_us + (until_us - now_us) / 2)) {
         sti_log(t->host, STI_LOG_WARN, "calls_cancelled",
                 "calls did not end in time and are cancelled",
                 STI_F_UINT("calls", atomic_load(&t->active)));
+    }
+    /* A client that does not look at its socket would hold the shutdown up. */
+    uint64_t polite_us = sti_now_us(t->host) + POLITE_US;
+    if (!wait_for(t, all_ended, polite_us < until_us ? polite_us : until_us)) {
         grpc_server_cancel_all_calls(t->server);
-        if (!wait_for(t, ended, until_us)) {
+        if (!wait_for(t, all_ended, until_us)) {
             return sti_err_set(err, STI_E_TIMED_OUT, "%u calls did not end within %u ms",
                                atomic_load(&t->active), deadline_ms);
         }

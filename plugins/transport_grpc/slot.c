@@ -19,7 +19,7 @@
 #define API "/streamit.v1.StreamIt/"
 
 const struct tgr_method_info tgr_methods[TGR_METHODS] = {
-    [TGR_PRODUCE] = {API "Produce", "Produce", 16, true, true, tgr_produce_handle},
+    [TGR_PRODUCE] = {API "Produce", "Produce", 128, true, true, tgr_produce_handle},
     [TGR_FETCH] = {API "Fetch", "Fetch", 16, true, true, tgr_fetch_handle},
     [TGR_LIST_OFFSETS] = {API "ListOffsets", "ListOffsets", 2, true, true, tgr_list_offsets_handle},
     [TGR_CREATE_TOPIC] = {API "CreateTopic", "CreateTopic", 2, true, true, tgr_create_topic_handle},
