@@ -297,9 +297,12 @@ int tgr_server_stop(struct tgr_transport *t, uint32_t deadline_ms, struct sti_er
     tgr_watches_end(t);
     tgr_reflection_end_all(t);
     tgr_fetch_cancel_all(t);
-    t->shutdown_tag = (struct tgr_tag){.fn = on_shutdown, .rpc = NULL};
-    tgr_thread_release(&t->shutdown_tag);
-    grpc_server_shutdown_and_notify(t->server, t->cq, &t->shutdown_tag);
+    if (!t->shutdown_begun) { /* a stop that missed its deadline may be asked for again */
+        t->shutdown_begun = true;
+        t->shutdown_tag = (struct tgr_tag){.fn = on_shutdown, .rpc = NULL};
+        tgr_thread_release(&t->shutdown_tag);
+        grpc_server_shutdown_and_notify(t->server, t->cq, &t->shutdown_tag);
+    }
     if (!wait_for(t, calls_ended, now_us + (until_us - now_us) / 2)) {
         sti_log(t->host, STI_LOG_WARN, "calls_cancelled",
                 "calls did not end in time and are cancelled",

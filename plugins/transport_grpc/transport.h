@@ -120,6 +120,7 @@ struct tgr_transport {
     atomic_bool waiting;      /* somebody waits on wait_cond */
     bool shutdown_done;       /* under wait_mu */
     struct tgr_tag shutdown_tag;
+    bool shutdown_begun; /* main thread */
 
     struct tgr_shard shards[TGR_SHARDS];
     struct tgr_watch_list *watches;

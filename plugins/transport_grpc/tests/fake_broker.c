@@ -45,13 +45,14 @@ struct fake_broker {
     struct sti_produce *held[64];
     struct fake_broker_facts facts;
     uint64_t last_produce_us;
+    uint64_t slices_out, cancels; /* atomic; copied to the facts */
 };
 
 static void buffer_ref(struct sti_slice_owner *owner)
 {
     struct buffer *buffer = (struct buffer *)(void *)owner;
     (void)__atomic_fetch_add(&buffer->refs, 1, __ATOMIC_RELAXED);
-    (void)__atomic_fetch_add(&buffer->fb->facts.slices_out, 1, __ATOMIC_RELAXED);
+    (void)__atomic_fetch_add(&buffer->fb->slices_out, 1, __ATOMIC_RELAXED);
 }
 
 static void buffer_drop(struct buffer *buffer)
@@ -64,7 +65,7 @@ static void buffer_drop(struct buffer *buffer)
 static void buffer_unref(struct sti_slice_owner *owner)
 {
     struct buffer *buffer = (struct buffer *)(void *)owner;
-    (void)__atomic_fetch_sub(&buffer->fb->facts.slices_out, 1, __ATOMIC_RELEASE);
+    (void)__atomic_fetch_sub(&buffer->fb->slices_out, 1, __ATOMIC_RELEASE);
     buffer_drop(buffer);
 }
 
@@ -284,7 +285,7 @@ static void waiters_wake(struct fake_broker *fb, struct sti_fetch *cancelled)
 static void fake_fetch_cancel(void *self, struct sti_fetch *call)
 {
     struct fake_broker *fb = self;
-    (void)__atomic_fetch_add(&fb->facts.cancels, 1, __ATOMIC_RELAXED);
+    (void)__atomic_fetch_add(&fb->cancels, 1, __ATOMIC_RELAXED);
     waiters_wake(fb, call);
 }
 
@@ -637,7 +638,7 @@ struct fake_broker_facts fake_broker_facts(struct fake_broker *fb)
     pthread_mutex_lock(&fb->mu);
     struct fake_broker_facts facts = fb->facts;
     pthread_mutex_unlock(&fb->mu);
-    facts.slices_out = __atomic_load_n(&fb->facts.slices_out, __ATOMIC_ACQUIRE);
-    facts.cancels = __atomic_load_n(&fb->facts.cancels, __ATOMIC_ACQUIRE);
+    facts.slices_out = __atomic_load_n(&fb->slices_out, __ATOMIC_ACQUIRE);
+    facts.cancels = __atomic_load_n(&fb->cancels, __ATOMIC_ACQUIRE);
     return facts;
 }
