@@ -165,35 +165,37 @@ static int row_fill(const Streamit__V1__FetchPartition *from, uint32_t max_bytes
     return STI_OK;
 }
 
-static int fetch_new(struct tgr_rpc *rpc, const Streamit__V1__FetchRequest *request,
-                     struct fetch **out, struct sti_err *err)
+/* NULL with *err filled when the request is not valid. */
+static struct fetch *fetch_new(struct tgr_rpc *rpc, const Streamit__V1__FetchRequest *request,
+                               struct sti_err *err)
 {
     const struct tgr_conf *conf = rpc->t->conf;
     size_t count = request->n_partitions;
     if (count == 0) {
-        return sti_err_set(err, STI_E_INVALID_ARGUMENT, "FetchRequest: it names no partition");
+        (void)sti_err_set(err, STI_E_INVALID_ARGUMENT, "FetchRequest: it names no partition");
+        return NULL;
     }
     if (count > (size_t)conf->partitions_per_call_max) {
-        return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED,
-                           "FetchRequest: %zu partitions, at most %lld in one call", count,
-                           (long long)conf->partitions_per_call_max);
+        (void)sti_err_set(err, STI_E_RESOURCE_EXHAUSTED,
+                          "FetchRequest: %zu partitions, at most %lld in one call", count,
+                          (long long)conf->partitions_per_call_max);
+        return NULL;
     }
     struct fetch *fetch = tgr_arena_alloc(&rpc->arena, 1, sizeof *fetch);
     struct sti_fetch_row *rows = tgr_arena_alloc(&rpc->arena, count, sizeof *rows);
     struct sti_fetch_row **pointers =
         (struct sti_fetch_row **)tgr_arena_alloc(&rpc->arena, count, sizeof(void *));
     if (fetch == NULL || rows == NULL || pointers == NULL) {
-        return sti_err_set(err, STI_E_NO_MEMORY, "no memory for a request of %zu partitions",
-                           count);
+        (void)sti_err_set(err, STI_E_NO_MEMORY, "no memory for a request of %zu partitions", count);
+        return NULL;
     }
     uint32_t max_bytes = request->max_bytes == 0 ? DEFAULT_RESPONSE_BYTES : request->max_bytes;
     if ((int64_t)max_bytes > conf->fetch_response_bytes_max) {
         max_bytes = (uint32_t)conf->fetch_response_bytes_max;
     }
     for (size_t i = 0; i < count; i++) {
-        int rc = row_fill(request->partitions[i], max_bytes, &rows[i], err);
-        if (rc != STI_OK) {
-            return rc;
+        if (row_fill(request->partitions[i], max_bytes, &rows[i], err) != STI_OK) {
+            return NULL;
         }
         pointers[i] = &rows[i];
     }
@@ -211,8 +213,7 @@ static int fetch_new(struct tgr_rpc *rpc, const Streamit__V1__FetchRequest *requ
                                                                           : STI_READ_UNCOMMITTED,
                                      .done = on_fetched,
                                      .user = rpc};
-    *out = fetch;
-    return STI_OK;
+    return fetch;
 }
 
 /* Give the call to the broker. Takes over one reference. */
@@ -248,7 +249,6 @@ static void fetch_begin(struct tgr_rpc *rpc, struct fetch *fetch)
 
 void tgr_fetch_handle(struct tgr_rpc *rpc)
 {
-    struct fetch *fetch = NULL;
     struct sti_err err;
     Streamit__V1__FetchRequest *request =
         tgr_rpc_unpack(rpc, &streamit__v1__fetch_request__descriptor);
@@ -257,9 +257,9 @@ void tgr_fetch_handle(struct tgr_rpc *rpc)
         return;
     }
     sti_err_clear(&err);
-    int rc = fetch_new(rpc, request, &fetch, &err);
-    if (rc != STI_OK) {
-        tgr_rpc_finish(rpc, NULL, rc, &err);
+    struct fetch *fetch = fetch_new(rpc, request, &err);
+    if (fetch == NULL) {
+        tgr_rpc_finish(rpc, NULL, err.code, &err);
         tgr_rpc_unref(rpc);
         return;
     }

@@ -16,6 +16,15 @@ typedef Grpc__Reflection__V1__ServerReflectionResponse response_type;
 
 enum { SERVICES_MAX = 16 };
 
+/* A response and what it points to. */
+struct answer {
+    response_type response;
+    Grpc__Reflection__V1__ErrorResponse error;
+    Grpc__Reflection__V1__FileDescriptorResponse files;
+    Grpc__Reflection__V1__ListServiceResponse services;
+    ProtobufCBinaryData file;
+};
+
 static void on_read(struct tgr_tag *tag, bool ok);
 
 static void on_close(struct tgr_tag *tag, bool ok)
@@ -82,37 +91,34 @@ static void write_response(struct tgr_rpc *rpc, const response_type *response)
     }
 }
 
-static void respond_error(struct tgr_rpc *rpc, response_type *response, grpc_status_code code,
+static void respond_error(struct tgr_rpc *rpc, struct answer *answer, grpc_status_code code,
                           const char *message)
 {
-    Grpc__Reflection__V1__ErrorResponse error = GRPC__REFLECTION__V1__ERROR_RESPONSE__INIT;
-    error.error_code = (int32_t)code;
-    error.error_message = (char *)message;
-    response->message_response_case =
+    grpc__reflection__v1__error_response__init(&answer->error);
+    answer->error.error_code = (int32_t)code;
+    answer->error.error_message = (char *)message;
+    answer->response.message_response_case =
         GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
-    response->error_response = &error;
-    write_response(rpc, response);
+    answer->response.error_response = &answer->error;
+    write_response(rpc, &answer->response);
 }
 
-static void respond_file(struct tgr_rpc *rpc, response_type *response, bool found,
+static void respond_file(struct tgr_rpc *rpc, struct answer *answer, bool found,
                          const struct sti_slice *file)
 {
-    Grpc__Reflection__V1__FileDescriptorResponse files =
-        GRPC__REFLECTION__V1__FILE_DESCRIPTOR_RESPONSE__INIT;
-    ProtobufCBinaryData bytes;
     if (!found) {
-        respond_error(rpc, response, GRPC_STATUS_NOT_FOUND,
-                      "no such file or symbol is served here");
+        respond_error(rpc, answer, GRPC_STATUS_NOT_FOUND, "no such file or symbol is served here");
         return;
     }
-    bytes.len = (size_t)file->len;
-    bytes.data = (uint8_t *)(uintptr_t)file->data;
-    files.n_file_descriptor_proto = 1;
-    files.file_descriptor_proto = &bytes;
-    response->message_response_case =
+    answer->file.len = (size_t)file->len;
+    answer->file.data = (uint8_t *)(uintptr_t)file->data;
+    grpc__reflection__v1__file_descriptor_response__init(&answer->files);
+    answer->files.n_file_descriptor_proto = 1;
+    answer->files.file_descriptor_proto = &answer->file;
+    answer->response.message_response_case =
         GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_FILE_DESCRIPTOR_RESPONSE;
-    response->file_descriptor_response = &files;
-    write_response(rpc, response);
+    answer->response.file_descriptor_response = &answer->files;
+    write_response(rpc, &answer->response);
 }
 
 struct service_list {
@@ -135,44 +141,48 @@ static void service_add(void *arg, const char *name)
     list->pointers[list->count++] = row;
 }
 
-static void respond_services(struct tgr_rpc *rpc, response_type *response)
+static void respond_services(struct tgr_rpc *rpc, struct answer *answer)
 {
-    Grpc__Reflection__V1__ListServiceResponse services =
-        GRPC__REFLECTION__V1__LIST_SERVICE_RESPONSE__INIT;
-    struct service_list list = {.rpc = rpc};
-    tgr_descriptor_services(service_add, &list);
-    services.n_service = list.count;
-    services.service = list.pointers;
-    response->message_response_case =
+    struct service_list *list = tgr_arena_alloc(&rpc->arena, 1, sizeof *list);
+    if (list == NULL) {
+        respond_error(rpc, answer, GRPC_STATUS_RESOURCE_EXHAUSTED, "no memory for the list");
+        return;
+    }
+    list->rpc = rpc;
+    tgr_descriptor_services(service_add, list);
+    grpc__reflection__v1__list_service_response__init(&answer->services);
+    answer->services.n_service = list->count;
+    answer->services.service = list->pointers;
+    answer->response.message_response_case =
         GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_LIST_SERVICES_RESPONSE;
-    response->list_services_response = &services;
-    write_response(rpc, response);
+    answer->response.list_services_response = &answer->services;
+    write_response(rpc, &answer->response);
 }
 
 static void respond(struct tgr_rpc *rpc, request_type *request)
 {
-    response_type response = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__INIT;
+    struct answer answer;
     struct sti_slice file = sti_slice_borrow(NULL, 0);
-    response.valid_host = request->host;
-    response.original_request = request;
+    grpc__reflection__v1__server_reflection_response__init(&answer.response);
+    answer.response.valid_host = request->host;
+    answer.response.original_request = request;
     switch (request->message_request_case) {
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_BY_FILENAME:
-        respond_file(rpc, &response, tgr_descriptor_by_name(request->file_by_filename, &file),
-                     &file);
+        respond_file(rpc, &answer, tgr_descriptor_by_name(request->file_by_filename, &file), &file);
         return;
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_CONTAINING_SYMBOL:
-        respond_file(rpc, &response,
-                     tgr_descriptor_by_symbol(request->file_containing_symbol, &file), &file);
+        respond_file(rpc, &answer, tgr_descriptor_by_symbol(request->file_containing_symbol, &file),
+                     &file);
         return;
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_LIST_SERVICES:
-        respond_services(rpc, &response);
+        respond_services(rpc, &answer);
         return;
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_CONTAINING_EXTENSION:
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_ALL_EXTENSION_NUMBERS_OF_TYPE:
-        respond_error(rpc, &response, GRPC_STATUS_NOT_FOUND, "proto3 messages have no extensions");
+        respond_error(rpc, &answer, GRPC_STATUS_NOT_FOUND, "proto3 messages have no extensions");
         return;
     default:
-        respond_error(rpc, &response, GRPC_STATUS_INVALID_ARGUMENT, "the request asks for nothing");
+        respond_error(rpc, &answer, GRPC_STATUS_INVALID_ARGUMENT, "the request asks for nothing");
         return;
     }
 }

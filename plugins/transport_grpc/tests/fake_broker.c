@@ -189,9 +189,9 @@ static bool waiter_take(struct fake_broker *fb, struct waiter *wanted)
     return false;
 }
 
-static void waiter_drop(struct waiter *waiter)
+static void waiter_drop(struct waiter *waiter, unsigned refs)
 {
-    if (__atomic_sub_fetch(&waiter->refs, 1, __ATOMIC_ACQ_REL) == 0) {
+    if (__atomic_sub_fetch(&waiter->refs, refs, __ATOMIC_ACQ_REL) == 0) {
         free(waiter);
     }
 }
@@ -207,10 +207,7 @@ static void waiter_due(struct sti_task *task)
     }
     pthread_mutex_unlock(&fb->mu);
     struct sti_fetch *call = waiter->call;
-    if (mine) {
-        waiter_drop(waiter);
-    }
-    waiter_drop(waiter);
+    waiter_drop(waiter, mine ? 2 : 1);
     if (mine) {
         call->done(call);
     }
@@ -274,10 +271,8 @@ static void waiters_wake(struct fake_broker *fb, struct sti_fetch *cancelled)
         struct waiter *waiter = ready;
         struct sti_fetch *call = waiter->call;
         ready = waiter->next;
-        if (fb->host->timer_cancel(fb->host->ctx, &waiter->timer)) {
-            waiter_drop(waiter); /* else its task does */
-        }
-        waiter_drop(waiter);
+        bool cancel = fb->host->timer_cancel(fb->host->ctx, &waiter->timer);
+        waiter_drop(waiter, cancel ? 2 : 1); /* else its task drops the timer's */
         call->done(call);
     }
 }
