@@ -249,6 +249,8 @@ static int frame_read(struct mdl_log *log, uint64_t pos, struct frame_header *he
                       enum frame_state *state, struct sti_err *err)
 {
     size_t got;
+    *state = FRAME_BAD;
+    *header = (struct frame_header){0};
     int rc = frame_room(log, MDL_SECTOR, err);
     if (rc != STI_OK) {
         return rc;
@@ -291,9 +293,12 @@ static int scan_behind(struct mdl_log *log, uint64_t pos, uint64_t size, bool *d
     struct frame_header header;
     enum frame_state state;
     uint8_t *block = malloc(SCAN_BLOCK);
-    int rc = block == NULL ? sti_err_set(err, STI_E_NO_MEMORY, "no memory to scan a log") : STI_OK;
+    int rc = STI_OK;
     *data_found = false;
     *frame_found = false;
+    if (block == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "no memory to scan a log");
+    }
     for (uint64_t at = pos; rc == STI_OK && !*frame_found && at < size; at += SCAN_BLOCK) {
         size_t got;
         int error = mdl_read_upto(log->fd, block, SCAN_BLOCK, at, &got);

@@ -2,7 +2,6 @@
 #include "exposition.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
 
 /* The state of one walk. Names live until the kernel ends, so keeping the last one is enough. */
@@ -45,19 +44,6 @@ static void family_begin(struct walk *walk, const char *name, const char *suffix
     mpr_text_printf(walk->text, "# TYPE %s%s %s\n", name, suffix, type_name(type));
 }
 
-static void put_value(struct mpr_text *text, double value)
-{
-    if (isnan(value)) {
-        mpr_text_str(text, "NaN");
-    } else if (isinf(value)) {
-        mpr_text_str(text, value > 0 ? "+Inf" : "-Inf");
-    } else if (value == floor(value) && fabs(value) < 9007199254740992.0) {
-        mpr_text_printf(text, "%.0f", value);
-    } else {
-        mpr_text_printf(text, "%.17g", value);
-    }
-}
-
 static bool has_labels(const char *labels)
 {
     return labels != NULL && labels[0] != '\0';
@@ -74,7 +60,7 @@ static void visit_value(void *arg, int type, const char *name, const char *label
         mpr_text_printf(walk->text, "{%s}", labels);
     }
     mpr_text_str(walk->text, " ");
-    put_value(walk->text, value);
+    mpr_text_number(walk->text, value);
     mpr_text_str(walk->text, "\n");
 }
 
@@ -115,7 +101,7 @@ static void visit_histogram(void *arg, const char *name, const char *labels, con
     }
     double sum = (double)__atomic_load_n(&histogram->sum, __ATOMIC_RELAXED);
     histogram_line(walk->text, name, "_sum", labels, NULL);
-    put_value(walk->text, seconds ? sum / 1e6 : sum);
+    mpr_text_number(walk->text, seconds ? sum / 1e6 : sum);
     mpr_text_str(walk->text, "\n");
     histogram_line(walk->text, name, "_count", labels, NULL);
     mpr_text_printf(walk->text, "%" PRIu64 "\n", below);

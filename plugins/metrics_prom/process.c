@@ -42,8 +42,9 @@ static bool find_number(const char *text, const char *key, double *out)
 static void put(struct mpr_text *text, const char *name, const char *type, const char *help,
                 double value)
 {
-    mpr_text_printf(text, "# HELP %s %s\n# TYPE %s %s\n%s %.17g\n", name, help, name, type, name,
-                    value);
+    mpr_text_printf(text, "# HELP %s %s\n# TYPE %s %s\n%s ", name, help, name, type, name);
+    mpr_text_number(text, value);
+    mpr_text_str(text, "\n");
 }
 
 static void put_memory(struct mpr_text *text)

@@ -48,19 +48,22 @@ static int status_of_socket(int error)
 /* "0.0.0.0:9090", "[::1]:9090", of what the socket is bound to. */
 static void address_show(int fd, char out[ADDRESS_LEN], uint16_t *port)
 {
-    struct sockaddr_storage bound = {0};
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } bound;
     socklen_t len = sizeof bound;
     char host[INET6_ADDRSTRLEN] = "?";
-    *port = 0;
-    if (getsockname(fd, (struct sockaddr *)&bound, &len) == 0 && bound.ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)&bound;
-        *port = ntohs(in6->sin6_port);
-        (void)inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof host);
+    memset(&bound, 0, sizeof bound);
+    (void)getsockname(fd, &bound.any, &len);
+    if (bound.any.sa_family == AF_INET6) {
+        *port = ntohs(bound.in6.sin6_port);
+        (void)inet_ntop(AF_INET6, &bound.in6.sin6_addr, host, sizeof host);
         (void)snprintf(out, ADDRESS_LEN, "[%s]:%u", host, *port);
     } else {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)&bound;
-        *port = ntohs(in->sin_port);
-        (void)inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
+        *port = ntohs(bound.in.sin_port);
+        (void)inet_ntop(AF_INET, &bound.in.sin_addr, host, sizeof host);
         (void)snprintf(out, ADDRESS_LEN, "%s:%u", host, *port);
     }
 }

@@ -1,6 +1,7 @@
 /* text.c -- see text.h. */
 #include "text.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,18 +46,18 @@ void mpr_text_str(struct mpr_text *text, const char *str)
 
 void mpr_text_printf(struct mpr_text *text, const char *fmt, ...)
 {
-    va_list args, again;
+    va_list args;
     va_start(args, fmt);
-    va_copy(again, args);
     int len = vsnprintf(NULL, 0, fmt, args);
     va_end(args);
     if (len < 0) {
         text->failed = true;
     } else if (text_room(text, (size_t)len)) {
-        (void)vsnprintf(text->data + text->len, (size_t)len + 1, fmt, again);
+        va_start(args, fmt);
+        (void)vsnprintf(text->data + text->len, (size_t)len + 1, fmt, args);
+        va_end(args);
         text->len += (size_t)len;
     }
-    va_end(again);
 }
 
 void mpr_text_json(struct mpr_text *text, const char *str)
@@ -77,6 +78,22 @@ void mpr_text_json(struct mpr_text *text, const char *str)
         }
     }
     mpr_text_str(text, "\"");
+}
+
+void mpr_text_number(struct mpr_text *text, double value)
+{
+    char number[40];
+    if (isnan(value)) {
+        mpr_text_str(text, "NaN");
+    } else if (isinf(value)) {
+        mpr_text_str(text, value > 0 ? "+Inf" : "-Inf");
+    } else {
+        (void)snprintf(number, sizeof number, "%.15g", value);
+        if (strtod(number, NULL) < value || strtod(number, NULL) > value) {
+            (void)snprintf(number, sizeof number, "%.17g", value);
+        }
+        mpr_text_str(text, number);
+    }
 }
 
 void mpr_text_help(struct mpr_text *text, const char *str)

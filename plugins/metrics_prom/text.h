@@ -1,4 +1,4 @@
-/* text.h -- a text that grows, and the two escapings that the pages need. */
+/* text.h -- a text that grows, with the numbers and escapings that the pages need. */
 #ifndef MPR_TEXT_H
 #define MPR_TEXT_H
 
@@ -21,6 +21,9 @@ STI_PRINTF(2, 3) void mpr_text_printf(struct mpr_text *text, const char *fmt, ..
 /* With quotes, as JSON; bytes that are no valid text of one byte are passed on as they are. NULL is
  * written as null. */
 void mpr_text_json(struct mpr_text *text, const char *str);
+/* As Prometheus reads it: NaN, +Inf, or the shortest of two forms that gives the same value back.
+ */
+void mpr_text_number(struct mpr_text *text, double value);
 /* A HELP text: backslash and newline escaped. */
 void mpr_text_help(struct mpr_text *text, const char *str);
 void mpr_text_fini(struct mpr_text *text);
