@@ -1,318 +1,310 @@
-/* partition.c -- the log grows and shrinks: chunks, append, truncate, trim.
- *
- * An append first makes room (the only step that can fail), then copies outside the lock, then
- * publishes all of its batches at once. Copying needs no lock because readers stop at what is
- * published. Truncation copies the prefix that stays into a new chunk: slices of the old one keep
- * reading what they were given.
- */
+/* partition.c -- partitions by name, their settings, state and blobs. They live until they are
+ * removed or the instance stops: closing one only lets go of the handle. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "storage_memory.h"
 
-static void chunk_free(struct sti_task *task)
+enum { CHUNK_MIN = 4096 };
+
+struct sme_blob {
+    struct sme_blob *next;
+    void *data;
+    size_t len;
+    char name[65];
+};
+
+void sme_part_free(struct sti_storage_partition *part)
 {
-    struct smem_chunk *chunk =
-        (struct smem_chunk *)(void *)((char *)task - offsetof(struct smem_chunk, free_task));
-    atomic_fetch_sub_explicit(&chunk->engine->bytes, chunk->capacity, memory_order_relaxed);
-    free(chunk->entries);
-    free(chunk->data);
-    free(chunk);
+    while (part->blobs != NULL) {
+        struct sme_blob *next = part->blobs->next;
+        free(part->blobs->data);
+        free(part->blobs);
+        part->blobs = next;
+    }
+    for (uint32_t i = 0; i < part->chunk_count; i++) {
+        sme_chunk_unref(part->chunks[i]);
+    }
+    free(part->chunks);
+    pthread_mutex_destroy(&part->mu);
+    free(part);
 }
 
-static void chunk_ref(struct sti_slice_owner *owner)
+/* @locks store->mu held */
+static struct sti_storage_partition **find_part(struct sme_store *store,
+                                                const struct sti_partition_id *id)
 {
-    struct smem_chunk *chunk = (struct smem_chunk *)(void *)owner;
-    atomic_fetch_add_explicit(&chunk->refs, 1, memory_order_relaxed);
+    struct sti_storage_partition **link = &store->parts;
+    while (*link != NULL &&
+           ((*link)->partition != id->partition || strcmp((*link)->topic, id->topic) != 0)) {
+        link = &(*link)->next;
+    }
+    return link;
 }
 
-/* The last reference may drop on a transport's thread: the executor frees. */
-static void chunk_unref(struct sti_slice_owner *owner)
+static int check_settings(const struct sti_storage_settings *settings, struct sti_err *err)
 {
-    struct smem_chunk *chunk = (struct smem_chunk *)(void *)owner;
-    if (atomic_fetch_sub_explicit(&chunk->refs, 1, memory_order_acq_rel) == 1) {
-        const struct sti_host *host = chunk->engine->host;
-        host->post(host->ctx, &chunk->free_task);
+    static const char *const names[] = {"onroll", "interval", "commit"};
+    if (settings->flush_policy != STI_FLUSH_ONROLL) {
+        bool known = settings->flush_policy > 0 && settings->flush_policy <= STI_FLUSH_COMMIT;
+        return sti_err_set(err, STI_E_UNSUPPORTED,
+                           "flush.policy=%s: storage_memory keeps nothing over a restart",
+                           known ? names[settings->flush_policy] : "?");
     }
-}
-
-/* Reserve `capacity` bytes of the instance's bound. */
-static int chunk_new(struct smem_engine *engine, uint64_t capacity, struct smem_chunk **out,
-                     struct sti_err *err)
-{
-    uint64_t bytes_max = (uint64_t)engine->conf->bytes_max;
-    uint64_t before = atomic_fetch_add_explicit(&engine->bytes, capacity, memory_order_relaxed);
-    *out = NULL;
-    if (before > bytes_max || capacity > bytes_max - before) {
-        atomic_fetch_sub_explicit(&engine->bytes, capacity, memory_order_relaxed);
-        return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED,
-                           "%s: %llu bytes more would pass bytes_max = %llu (%llu in use)",
-                           engine->host->instance, (unsigned long long)capacity,
-                           (unsigned long long)bytes_max, (unsigned long long)before);
+    if (settings->segment_bytes < 1) {
+        return sti_err_set(err, STI_E_UNSUPPORTED, "segment_bytes %" PRId64 ": must be positive",
+                           settings->segment_bytes);
     }
-    struct smem_chunk *chunk = calloc(1, sizeof *chunk);
-    uint8_t *data = malloc(capacity);
-    if (chunk == NULL || data == NULL) {
-        free(chunk);
-        free(data);
-        atomic_fetch_sub_explicit(&engine->bytes, capacity, memory_order_relaxed);
-        return sti_err_set(err, STI_E_NO_MEMORY, "%s: no memory for a chunk of %llu bytes",
-                           engine->host->instance, (unsigned long long)capacity);
-    }
-    chunk->owner.ref = chunk_ref;
-    chunk->owner.unref = chunk_unref;
-    chunk->free_task.run = chunk_free;
-    chunk->engine = engine;
-    atomic_init(&chunk->refs, 1);
-    chunk->capacity = capacity;
-    chunk->data = data;
-    chunk->max_timestamp = -1;
-    chunk->created_ms = sti_now_ms(engine->host);
-    *out = chunk;
     return STI_OK;
 }
 
-static int entries_reserve(struct smem_chunk *chunk, uint32_t more, struct sti_err *err)
+int sme_configure(struct sti_storage_partition *part, const struct sti_storage_settings *settings,
+                  struct sti_err *err)
 {
-    if (chunk->entry_capacity - chunk->entry_count >= more) {
-        return STI_OK;
-    }
-    uint32_t capacity = chunk->entry_capacity * 2;
-    if (capacity - chunk->entry_count < more || capacity < chunk->entry_capacity) {
-        capacity = chunk->entry_count + more;
-    }
-    struct smem_entry *entries = realloc(chunk->entries, capacity * sizeof *entries);
-    if (entries == NULL) {
-        return sti_err_set(err, STI_E_NO_MEMORY, "no memory for %u batch entries", capacity);
-    }
-    chunk->entries = entries;
-    chunk->entry_capacity = capacity;
-    return STI_OK;
-}
-
-static int chunks_reserve(struct smem_partition *part, struct sti_err *err)
-{
-    if (part->chunk_count < part->chunk_capacity) {
-        return STI_OK;
-    }
-    uint32_t capacity = part->chunk_capacity == 0 ? 4 : part->chunk_capacity * 2;
-    struct smem_chunk **chunks = realloc(part->chunks, capacity * sizeof(*chunks));
-    if (chunks == NULL) {
-        return sti_err_set(err, STI_E_NO_MEMORY, "no memory for %u chunks", capacity);
-    }
-    part->chunks = chunks;
-    part->chunk_capacity = capacity;
-    return STI_OK;
-}
-
-/* Must the next batches of `len` bytes go to a new chunk? */
-static bool chunk_full(const struct smem_partition *part, const struct smem_chunk *chunk,
-                       uint64_t len)
-{
-    int64_t age = sti_now_ms(part->engine->host) - chunk->created_ms;
-    return chunk->capacity - chunk->len < len ||
-           (part->settings.segment_ms > 0 && age > part->settings.segment_ms);
-}
-
-/* A chunk with room for the whole append: the last one, or a new one that is not in the row yet.
- * @locks part->mu held, because readers look at the tables */
-static int append_reserve(struct smem_partition *part, uint64_t len, uint32_t batches,
-                          struct smem_chunk **out, struct sti_err *err)
-{
-    struct smem_chunk *last = part->chunk_count == 0 ? NULL : part->chunks[part->chunk_count - 1];
-    int rc = chunks_reserve(part, err);
-    *out = last;
-    if (rc == STI_OK && (last == NULL || chunk_full(part, last, len))) {
-        uint64_t capacity = last == NULL ? SMEM_CHUNK_MIN : last->capacity * 2;
-        capacity = capacity > SMEM_CHUNK_MAX ? SMEM_CHUNK_MAX : capacity;
-        rc = chunk_new(part->engine, capacity < len ? len : capacity, out, err);
-    }
+    int rc = check_settings(settings, err);
     if (rc == STI_OK) {
-        rc = entries_reserve(*out, batches, err);
-        if (rc != STI_OK && *out != last) {
-            chunk_free(&(*out)->free_task);
-        }
-    }
-    return rc;
-}
-
-static uint64_t batch_copy(uint8_t *to, const struct sti_append_batch *batch)
-{
-    uint64_t pos = sizeof batch->head;
-    memcpy(to, batch->head, sizeof batch->head);
-    for (uint32_t i = 0; i < batch->slice_count; i++) {
-        memcpy(to + pos, batch->slices[i].data, (size_t)batch->slices[i].len);
-        pos += batch->slices[i].len;
-    }
-    return pos;
-}
-
-/* @locks part->mu held */
-static void append_publish(struct smem_partition *part, struct smem_chunk *chunk,
-                           const struct sti_storage_append *op)
-{
-    if (part->chunk_count == 0 || part->chunks[part->chunk_count - 1] != chunk) {
-        part->chunks[part->chunk_count++] = chunk;
-    }
-    for (uint32_t i = 0; i < op->batch_count; i++) {
-        const struct sti_append_batch *batch = op->batches[i];
-        chunk->entries[chunk->entry_count++] =
-            (struct smem_entry){.base_offset = batch->base_offset,
-                                .last_offset = batch->last_offset,
-                                .max_timestamp = batch->max_timestamp,
-                                .pos = chunk->len,
-                                .len = batch->len};
-        chunk->len += batch->len;
-        part->bytes += batch->len;
-        part->written_end = batch->last_offset + 1;
-        part->last_epoch = batch->leader_epoch;
-        if (batch->max_timestamp > chunk->max_timestamp) {
-            chunk->max_timestamp = batch->max_timestamp;
-        }
-    }
-}
-
-int smem_append(struct sti_storage_partition *handle, struct sti_storage_append *op)
-{
-    struct smem_partition *part = handle->part;
-    struct smem_chunk *chunk;
-    struct sti_err err;
-    uint64_t len = 0;
-    sti_err_clear(&err);
-    for (uint32_t i = 0; i < op->batch_count; i++) {
-        len += op->batches[i]->len;
-    }
-    pthread_mutex_lock(&part->mu);
-    int rc = append_reserve(part, len, op->batch_count, &chunk, &err);
-    pthread_mutex_unlock(&part->mu);
-    if (rc == STI_OK) {
-        uint64_t pos = chunk->len;
-        for (uint32_t i = 0; i < op->batch_count; i++) {
-            pos += batch_copy(chunk->data + pos, op->batches[i]);
-        }
         pthread_mutex_lock(&part->mu);
-        append_publish(part, chunk, op);
+        part->settings = *settings;
         pthread_mutex_unlock(&part->mu);
     }
-    op->bytes_needed = 0;
-    op->written_end = part->written_end;
-    op->done(op, rc, rc == STI_OK ? NULL : &err);
-    return STI_OK;
-}
-
-/* Take the chunks from subscript `from` on out of the row; the caller drops them unlocked.
- * @locks part->mu held */
-static void chunks_cut(struct smem_partition *part, uint32_t from)
-{
-    for (uint32_t i = from; i < part->chunk_count; i++) {
-        part->bytes -= part->chunks[i]->len;
-        chunk_unref(&part->chunks[i]->owner);
-    }
-    part->chunk_count = from;
-}
-
-/* A new chunk with the first `entries` batches of `old`. */
-static int chunk_prefix(const struct smem_chunk *old, uint32_t entries, struct smem_chunk **out,
-                        struct sti_err *err)
-{
-    const struct smem_entry *last = &old->entries[entries - 1];
-    int rc = chunk_new(old->engine, last->pos + last->len, out, err);
-    if (rc != STI_OK) {
-        return rc;
-    }
-    struct smem_chunk *chunk = *out;
-    rc = entries_reserve(chunk, entries, err);
-    if (rc != STI_OK) {
-        chunk_free(&chunk->free_task);
-        return rc;
-    }
-    memcpy(chunk->data, old->data, (size_t)(last->pos + last->len));
-    memcpy(chunk->entries, old->entries, entries * sizeof *chunk->entries);
-    chunk->entry_count = entries;
-    chunk->len = last->pos + last->len;
-    for (uint32_t i = 0; i < entries; i++) {
-        if (chunk->entries[i].max_timestamp > chunk->max_timestamp) {
-            chunk->max_timestamp = chunk->entries[i].max_timestamp;
-        }
-    }
-    return STI_OK;
-}
-
-/* Leader epoch of the last batch that stays: its header says. @locks part->mu held */
-static int32_t last_epoch_of(const struct smem_partition *part)
-{
-    if (part->chunk_count == 0) {
-        return -1;
-    }
-    const struct smem_chunk *chunk = part->chunks[part->chunk_count - 1];
-    const uint8_t *p = chunk->data + chunk->entries[chunk->entry_count - 1].pos + 12;
-    return (int32_t)((uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 |
-                     (uint32_t)p[3]);
-}
-
-int smem_truncate(struct sti_storage_partition *handle, int64_t offset, struct sti_err *err)
-{
-    struct smem_partition *part = handle->part;
-    int rc = STI_OK;
-    pthread_mutex_lock(&part->mu);
-    if (offset < part->written_end) {
-        uint32_t from = smem_chunk_find(part, offset);
-        struct smem_chunk *kept = NULL;
-        uint32_t entries =
-            from == part->chunk_count ? 0 : smem_entry_find(part->chunks[from], offset);
-        if (entries > 0) {
-            rc = chunk_prefix(part->chunks[from], entries, &kept, err);
-        }
-        if (rc == STI_OK) {
-            chunks_cut(part, from);
-            if (kept != NULL) {
-                part->chunks[part->chunk_count++] = kept;
-                part->bytes += kept->len;
-            }
-            part->written_end = offset;
-            part->log_start = offset < part->log_start ? offset : part->log_start;
-            part->last_epoch = last_epoch_of(part);
-        }
-    }
-    pthread_mutex_unlock(&part->mu);
     return rc;
 }
 
-int smem_trim(struct sti_storage_partition *handle, int64_t new_start, struct sti_err *err)
+static struct sti_storage_partition *part_new(struct sme_store *store,
+                                              const struct sti_storage_open *args, bool *over)
 {
-    struct smem_partition *part = handle->part;
-    int rc = STI_OK;
-    pthread_mutex_lock(&part->mu);
-    if (new_start > part->written_end) {
-        rc = sti_err_set(err, STI_E_OFFSET_OUT_OF_RANGE, "trim to %lld, but the log ends at %lld",
-                         (long long)new_start, (long long)part->written_end);
-    } else if (new_start > part->log_start) {
-        uint32_t gone = 0;
-        while (gone < part->chunk_count && smem_chunk_end(part->chunks[gone]) <= new_start) {
-            part->bytes -= part->chunks[gone]->len;
-            chunk_unref(&part->chunks[gone]->owner);
-            gone++;
-        }
-        memmove(part->chunks, part->chunks + gone,
-                (part->chunk_count - gone) * sizeof(*part->chunks));
-        part->chunk_count -= gone;
-        part->log_start = new_start;
+    struct sti_storage_partition *part = calloc(1, sizeof *part + strlen(args->id->topic) + 1);
+    *over = false;
+    if (part == NULL) {
+        return NULL;
     }
-    pthread_mutex_unlock(&part->mu);
-    return rc;
+    memcpy(part->topic, args->id->topic, strlen(args->id->topic) + 1);
+    memcpy(part->topic_id, args->id->topic_id, sizeof part->topic_id);
+    part->partition = args->id->partition;
+    part->store = store;
+    part->last_epoch = -1;
+    pthread_mutex_init(&part->mu, NULL);
+    struct sme_chunk *first =
+        sme_list_room(part, 1) ? sme_chunk_new(store, 0, CHUNK_MIN, over) : NULL;
+    if (first == NULL) {
+        sme_part_free(part);
+        return NULL;
+    }
+    part->chunks[part->chunk_count++] = first;
+    return part;
 }
 
-/* Chunks that no slice holds any more are freed here and now: the executor may have gone already.
- */
-void smem_partition_free(struct smem_partition *part)
+static bool is_topic(const char *topic)
 {
+    size_t len = strlen(topic);
+    return len >= 1 && len <= 249 &&
+           strspn(topic, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") ==
+               len;
+}
+
+int sme_open(void *self, const struct sti_storage_open *args, struct sti_storage_partition **out,
+             struct sti_storage_state *state, struct sti_err *err)
+{
+    struct sme_store *store = self;
+    const struct sti_partition_id *id = args->id;
+    *out = NULL;
+    int rc = check_settings(args->settings, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    if (!is_topic(id->topic) || id->partition < 0) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT, "%.60s-%" PRId32 ": not a partition's name",
+                           id->topic, id->partition);
+    }
+    bool create = (args->flags & STI_STORAGE_CREATE) != 0, over = false;
+    pthread_mutex_lock(&store->mu);
+    struct sti_storage_partition *part = *find_part(store, id);
+    if (part != NULL && part->open) {
+        rc = STI_E_IN_USE;
+    } else if (part != NULL && create) {
+        rc = STI_E_ALREADY_EXISTS;
+    } else if (part != NULL && memcmp(part->topic_id, id->topic_id, sizeof part->topic_id) != 0) {
+        rc = STI_E_NOT_FOUND;
+    } else if (part == NULL && !create) {
+        rc = STI_E_NOT_FOUND;
+    } else if (part == NULL) {
+        part = part_new(store, args, &over);
+        if (part == NULL) {
+            rc = over ? STI_E_RESOURCE_EXHAUSTED : STI_E_NO_MEMORY;
+        } else {
+            part->next = store->parts;
+            store->parts = part;
+        }
+    }
+    if (rc == STI_OK) {
+        part->settings = *args->settings;
+        part->open = true;
+    }
+    pthread_mutex_unlock(&store->mu);
+    if (rc != STI_OK) {
+        return sti_err_set(err, rc, "%s-%" PRId32 ": %s", id->topic, id->partition,
+                           over ? "bytes_max is reached" : sti_status_text(rc));
+    }
+    sme_state(part, state);
+    *out = part;
+    return STI_OK;
+}
+
+int sme_close(struct sti_storage_partition *part, struct sti_err *err)
+{
+    struct sme_store *store = part->store;
+    (void)err;
+    pthread_mutex_lock(&store->mu);
+    part->open = false;
+    pthread_mutex_unlock(&store->mu);
+    return STI_OK;
+}
+
+void sme_state(struct sti_storage_partition *part, struct sti_storage_state *out)
+{
+    struct sti_storage_state state = {.struct_size = sizeof state};
+    pthread_mutex_lock(&part->mu);
+    state.last_epoch = part->last_epoch;
+    state.log_start = part->log_start;
+    state.written_end = state.synced_end = part->written_end;
+    state.max_timestamp = part->chunks[part->chunk_count - 1]->max_timestamp;
+    state.bytes = part->bytes;
+    state.segment_count = part->chunk_count;
+    pthread_mutex_unlock(&part->mu);
+    *out = state;
+}
+
+void sme_usage(struct sti_storage_partition *part, struct sti_storage_usage *out)
+{
+    struct sti_storage_usage usage = {.struct_size = sizeof usage};
+    pthread_mutex_lock(&part->mu);
+    usage.bytes = part->bytes;
+    usage.memory_bytes = sizeof *part + part->chunk_capacity * sizeof(*part->chunks);
     for (uint32_t i = 0; i < part->chunk_count; i++) {
-        struct smem_chunk *chunk = part->chunks[i];
-        if (atomic_fetch_sub_explicit(&chunk->refs, 1, memory_order_acq_rel) == 1) {
-            chunk_free(&chunk->free_task);
+        const struct sme_chunk *chunk = part->chunks[i];
+        usage.memory_bytes +=
+            sizeof *chunk + chunk->capacity + chunk->batch_capacity * sizeof *chunk->batches;
+    }
+    pthread_mutex_unlock(&part->mu);
+    *out = usage;
+}
+
+/* What is written is as safe as it will be. */
+int sme_sync(struct sti_storage_partition *part, struct sti_storage_sync *op)
+{
+    pthread_mutex_lock(&part->mu);
+    op->synced_end = part->written_end;
+    pthread_mutex_unlock(&part->mu);
+    op->done(op, STI_OK, NULL);
+    return STI_OK;
+}
+
+int sme_remove(void *self, const struct sti_partition_id *id, struct sti_err *err)
+{
+    struct sme_store *store = self;
+    pthread_mutex_lock(&store->mu);
+    struct sti_storage_partition **link = find_part(store, id);
+    struct sti_storage_partition *part = *link;
+    bool open = part != NULL && part->open;
+    if (part != NULL && !open) {
+        *link = part->next;
+    }
+    pthread_mutex_unlock(&store->mu);
+    if (open) {
+        return sti_err_set(err, STI_E_IN_USE, "%s-%" PRId32 ": the partition is still open",
+                           id->topic, id->partition);
+    }
+    if (part != NULL) {
+        sme_part_free(part);
+    }
+    return STI_OK;
+}
+
+/* The visitor must not open, close or remove. */
+int sme_list(void *self, int (*visit)(void *arg, const struct sti_partition_id *id), void *arg,
+             struct sti_err *err)
+{
+    struct sme_store *store = self;
+    int rc = STI_OK;
+    (void)err;
+    pthread_mutex_lock(&store->mu);
+    for (struct sti_storage_partition *part = store->parts; part != NULL && rc == STI_OK;
+         part = part->next) {
+        struct sti_partition_id id = {
+            .struct_size = sizeof id, .partition = part->partition, .topic = part->topic};
+        memcpy(id.topic_id, part->topic_id, sizeof id.topic_id);
+        rc = visit(arg, &id);
+    }
+    pthread_mutex_unlock(&store->mu);
+    return rc;
+}
+
+/* ---- blobs --------------------------------------------------------------------------------- */
+
+static bool is_blob_name(const char *name)
+{
+    size_t len = strlen(name);
+    return len >= 1 && len <= 64 && name[0] != '.' &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789.-") == len;
+}
+
+int sme_blob_put(struct sti_storage_partition *part, const char *name, const void *data, size_t len,
+                 struct sti_err *err)
+{
+    if (!is_blob_name(name)) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT, "\"%.64s\" is no name for a blob", name);
+    }
+    void *copy = malloc(len + 1);
+    struct sme_blob *fresh = calloc(1, sizeof *fresh);
+    if (copy == NULL || fresh == NULL) {
+        free(copy);
+        free(fresh);
+        return sti_err_set(err, STI_E_NO_MEMORY, "blob %s: out of memory", name);
+    }
+    if (len > 0) {
+        memcpy(copy, data, len);
+    }
+    pthread_mutex_lock(&part->mu);
+    struct sme_blob *blob = part->blobs;
+    while (blob != NULL && strcmp(blob->name, name) != 0) {
+        blob = blob->next;
+    }
+    if (blob == NULL) {
+        blob = fresh;
+        fresh = NULL;
+        memcpy(blob->name, name, strlen(name) + 1);
+        blob->next = part->blobs;
+        part->blobs = blob;
+    }
+    free(blob->data);
+    blob->data = copy;
+    blob->len = len;
+    pthread_mutex_unlock(&part->mu);
+    free(fresh);
+    return STI_OK;
+}
+
+int sme_blob_get(struct sti_storage_partition *part, const char *name, void **data, size_t *len,
+                 struct sti_err *err)
+{
+    *data = NULL;
+    *len = 0;
+    bool found = false;
+    pthread_mutex_lock(&part->mu);
+    for (struct sme_blob *blob = part->blobs; blob != NULL; blob = blob->next) {
+        if (strcmp(blob->name, name) == 0) {
+            found = true;
+            *data = malloc(blob->len + 1);
+            if (*data != NULL) {
+                memcpy(*data, blob->data, blob->len);
+                *len = blob->len;
+            }
         }
     }
-    pthread_mutex_destroy(&part->mu);
-    free(part->chunks);
-    free(part);
+    pthread_mutex_unlock(&part->mu);
+    if (!found) {
+        return sti_err_set(err, STI_E_NOT_FOUND, "there is no blob %.64s", name);
+    }
+    return *data != NULL ? STI_OK : sti_err_set(err, STI_E_NO_MEMORY, "blob: out of memory");
 }

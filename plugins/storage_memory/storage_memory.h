@@ -1,108 +1,113 @@
-/* storage_memory.h -- what the files of this plugin share.
+/* storage_memory.h -- what the files of this plugin share. See README.md for the story.
  *
- * A partition is a row of chunks, oldest first. A chunk is one block of memory into which batches
- * are copied one behind the other, and a table of where each begins. Chunks play the part of
- * segments: trim drops whole ones, retention counts them.
- *
- *     partition --> [chunk: batch batch batch] [chunk: batch batch] ... [chunk: batch ......free]
- *                      ^ slices of readers hold a reference             ^ the only one appended to
- *
- * Invariants. Bytes below a chunk's `len` never change. A chunk's memory goes when the partition
- * and the last slice have let go of it. The sum of all chunks of an instance stays within
- * bytes_max.
- *
- * Locks. `part->mu` guards the row of chunks, their tables and the ends; it is held for look-ups
- * and pointer moves only, never while bytes are copied. `engine->mu` guards the list of partitions.
- * part->mu is never taken inside engine->mu.
+ * Locks: part->mu guards a partition and is held for no longer than it takes to copy a batch's
+ * place; store->mu guards the table of partitions. They never nest.
  */
 #ifndef STORAGE_MEMORY_H
 #define STORAGE_MEMORY_H
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
 
+#include "streamit/plugin.h"
 #include "streamit/storage.h"
 
-enum {
-    SMEM_CHUNK_MIN = 4096,    /* an idle partition stays small ...  */
-    SMEM_CHUNK_MAX = 1 << 20, /* ... a busy one works in megabytes  */
-    SMEM_TOPIC_MAX = 249
-};
-
-struct smem_conf {
+struct sme_conf {
     int64_t bytes_max;
+    int64_t chunk_bytes;
 };
 
-struct smem_engine {
+struct sme_store {
     const struct sti_host *host;
-    const struct smem_conf *conf;
-    _Atomic uint64_t bytes; /* of all chunks */
+    const struct sme_conf *conf;
+    struct sti_metric *bytes_metric, *refused_metric;
+    _Atomic int64_t bytes; /* of chunks that live, also those that only slices hold */
     pthread_mutex_t mu;
-    struct smem_partition *partitions; /* all that exist, open or closed */
+    struct sti_storage_partition *parts;
+    /* Tasks posted and chunks alive: stop waits for 0. */
+    pthread_mutex_t live_mu;
+    pthread_cond_t live_zero;
+    uint64_t live;
 };
 
-struct smem_entry {
+/* Where a batch lies. */
+struct sme_batch {
     int64_t base_offset, last_offset, max_timestamp;
-    uint64_t pos, len;
+    uint32_t pos, len;
+    int32_t leader_epoch;
+    uint32_t reserved;
 };
 
-struct smem_chunk {
-    struct sti_slice_owner owner; /* first: a slice's owner is its chunk */
-    struct sti_task free_task;
-    struct smem_engine *engine;
+/* A segment: bytes that never move, counted references, and the places of its batches. */
+struct sme_chunk {
+    struct sti_slice_owner owner; /* first */
+    struct sti_task task;
     _Atomic uint32_t refs;
-    uint32_t entry_count, entry_capacity;
-    struct smem_entry *entries;
-    uint64_t len, capacity;
-    int64_t created_ms, max_timestamp;
+    uint32_t size, capacity;
+    struct sme_store *store;
     uint8_t *data;
+    /* @locks part->mu */
+    int64_t base_offset, max_timestamp, first_ms;
+    struct sme_batch *batches;
+    uint32_t batch_count, batch_capacity;
 };
 
 struct sti_storage_partition {
-    struct smem_engine *engine;
-    struct smem_partition *part;
-};
-
-struct smem_partition {
-    struct smem_partition *next; /* in engine->partitions */
-    struct smem_engine *engine;
-    char topic[SMEM_TOPIC_MAX + 1];
-    uint8_t topic_id[16];
-    int32_t partition;
-    bool open;
-    struct sti_storage_partition handle;
-    struct sti_storage_settings settings;
-
+    struct sme_store *store;
+    struct sti_storage_partition *next; /* @locks store->mu */
     pthread_mutex_t mu;
-    struct smem_chunk **chunks;
+    struct sti_storage_settings settings;
+    struct sme_chunk **chunks; /* by base offset, at least one; the last is the active one */
     uint32_t chunk_count, chunk_capacity;
     int64_t log_start, written_end;
-    int32_t last_epoch;
     uint64_t bytes;
+    int32_t last_epoch;
+    int32_t partition;
+    bool open; /* @locks store->mu */
+    uint8_t topic_id[16];
+    struct sme_blob *blobs;
+    char topic[];
 };
 
-/* partition.c: as the slots of the same names in streamit/storage.h */
-int smem_append(struct sti_storage_partition *handle, struct sti_storage_append *op);
-int smem_truncate(struct sti_storage_partition *handle, int64_t offset, struct sti_err *err);
-int smem_trim(struct sti_storage_partition *handle, int64_t new_start, struct sti_err *err);
-void smem_partition_free(struct smem_partition *part);
+/* ---- chunk.c */
+void sme_live_add(struct sme_store *store);
+void sme_live_drop(struct sme_store *store);
+struct sme_chunk *sme_chunk_new(struct sme_store *store, int64_t base_offset, uint32_t capacity,
+                                bool *over_bound);
+void sme_chunk_unref(struct sme_chunk *chunk);
+bool sme_chunk_room(struct sme_chunk *chunk, uint32_t more);
+uint32_t sme_chunk_find(const struct sme_chunk *chunk, int64_t offset);
+uint32_t sme_find(const struct sti_storage_partition *part, int64_t offset);
+bool sme_list_room(struct sti_storage_partition *part, uint32_t more);
 
-/* read.c: likewise */
-int smem_read(struct sti_storage_partition *handle, struct sti_storage_read *op);
-int smem_offset_for_time(struct sti_storage_partition *handle, int64_t timestamp_ms,
-                         int64_t *offset, int64_t *found_ms, struct sti_err *err);
-int smem_oldest_segment(struct sti_storage_partition *handle, int64_t *end_offset, uint64_t *bytes,
-                        int64_t *max_timestamp);
-/* Subscript of the chunk that holds `offset`, or chunk_count. @locks part->mu held */
-uint32_t smem_chunk_find(const struct smem_partition *part, int64_t offset);
-/* Subscript of the entry whose batch holds `offset` or is the first after it. @locks part->mu held
- */
-uint32_t smem_entry_find(const struct smem_chunk *chunk, int64_t offset);
+/* ---- log.c */
+int sme_append(struct sti_storage_partition *part, struct sti_storage_append *op);
+int sme_read(struct sti_storage_partition *part, struct sti_storage_read *op);
+int sme_truncate(struct sti_storage_partition *part, int64_t offset, struct sti_err *err);
+int sme_trim(struct sti_storage_partition *part, int64_t new_start, struct sti_err *err);
+int sme_offset_for_time(struct sti_storage_partition *part, int64_t timestamp_ms, int64_t *offset,
+                        int64_t *found_ms, struct sti_err *err);
+int sme_oldest_segment(struct sti_storage_partition *part, int64_t *end_offset, uint64_t *bytes,
+                       int64_t *max_timestamp);
 
-/* The offset after the last batch of a chunk, which is never empty once it stands in a row. */
-static inline int64_t smem_chunk_end(const struct smem_chunk *chunk)
-{
-    return chunk->entries[chunk->entry_count - 1].last_offset + 1;
-}
+/* ---- partition.c */
+int sme_open(void *self, const struct sti_storage_open *args, struct sti_storage_partition **out,
+             struct sti_storage_state *state, struct sti_err *err);
+int sme_close(struct sti_storage_partition *part, struct sti_err *err);
+int sme_configure(struct sti_storage_partition *part, const struct sti_storage_settings *settings,
+                  struct sti_err *err);
+void sme_state(struct sti_storage_partition *part, struct sti_storage_state *out);
+void sme_usage(struct sti_storage_partition *part, struct sti_storage_usage *out);
+int sme_sync(struct sti_storage_partition *part, struct sti_storage_sync *op);
+int sme_remove(void *self, const struct sti_partition_id *id, struct sti_err *err);
+int sme_list(void *self, int (*visit)(void *arg, const struct sti_partition_id *id), void *arg,
+             struct sti_err *err);
+int sme_blob_put(struct sti_storage_partition *part, const char *name, const void *data, size_t len,
+                 struct sti_err *err);
+int sme_blob_get(struct sti_storage_partition *part, const char *name, void **data, size_t *len,
+                 struct sti_err *err);
+void sme_part_free(struct sti_storage_partition *part);
 
 #endif /* STORAGE_MEMORY_H */

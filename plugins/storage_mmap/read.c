@@ -288,6 +288,9 @@ static int view_extent(struct sti_storage_partition *part, struct view *view, in
     int rc = jump(part, view, &walk, limit, end_offset, &pos);
     while (rc == STI_OK) {
         rc = smm_walk_header(&walk, pos, &header, err);
+        if (rc == STI_OK && pos > extent->from) {
+            extent->next_offset = header.base_offset;
+        }
         if (rc != STI_OK || header.base_offset >= end_offset) {
             break;
         }

@@ -136,7 +136,8 @@ static int cut_position(struct sti_storage_partition *part, const struct smm_seg
          sti_batch_last_offset(&header) != seg->base_offset + (int64_t)rel)) {
         *pos = 0;
     }
-    for (;;) {
+    /* What stands at the cut itself is not looked at: it may be the damage that goes. */
+    for (int64_t next = seg->base_offset; next != offset; next = sti_batch_last_offset(last) + 1) {
         int rc = smm_walk_header(&walk, *pos, &header, err);
         if (rc == STI_E_END || (rc == STI_OK && header.base_offset >= offset)) {
             break;
