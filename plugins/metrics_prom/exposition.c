@@ -2,6 +2,7 @@
 #include "exposition.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 /* The state of one walk. Names live until the kernel ends, so keeping the last one is enough. */
@@ -37,11 +38,11 @@ static void family_begin(struct walk *walk, const char *name, const char *suffix
     }
     walk->family = name;
     if (help != NULL && help[0] != '\0') {
-        mpr_text_printf(walk->text, "# HELP %s%s ", name, suffix);
+        MPR_TEXT_JOIN(walk->text, "# HELP ", name, suffix, " ");
         mpr_text_help(walk->text, help);
         mpr_text_str(walk->text, "\n");
     }
-    mpr_text_printf(walk->text, "# TYPE %s%s %s\n", name, suffix, type_name(type));
+    MPR_TEXT_JOIN(walk->text, "# TYPE ", name, suffix, " ", type_name(type), "\n");
 }
 
 static bool has_labels(const char *labels)
@@ -55,9 +56,9 @@ static void visit_value(void *arg, int type, const char *name, const char *label
     struct walk *walk = arg;
     const char *suffix = type == STI_METRIC_COUNTER && !ends_with(name, "_total") ? "_total" : "";
     family_begin(walk, name, suffix, help, type);
-    mpr_text_printf(walk->text, "%s%s", name, suffix);
+    MPR_TEXT_JOIN(walk->text, name, suffix);
     if (has_labels(labels)) {
-        mpr_text_printf(walk->text, "{%s}", labels);
+        MPR_TEXT_JOIN(walk->text, "{", labels, "}");
     }
     mpr_text_str(walk->text, " ");
     mpr_text_number(walk->text, value);
@@ -68,13 +69,13 @@ static void visit_value(void *arg, int type, const char *name, const char *label
 static void histogram_line(struct mpr_text *text, const char *name, const char *suffix,
                            const char *labels, const char *le)
 {
-    mpr_text_printf(text, "%s%s", name, suffix);
+    MPR_TEXT_JOIN(text, name, suffix);
     if (has_labels(labels) && le != NULL) {
-        mpr_text_printf(text, "{%s,le=\"%s\"}", labels, le);
+        MPR_TEXT_JOIN(text, "{", labels, ",le=\"", le, "\"}");
     } else if (le != NULL) {
-        mpr_text_printf(text, "{le=\"%s\"}", le);
+        MPR_TEXT_JOIN(text, "{le=\"", le, "\"}");
     } else if (has_labels(labels)) {
-        mpr_text_printf(text, "{%s}", labels);
+        MPR_TEXT_JOIN(text, "{", labels, "}");
     }
     mpr_text_str(text, " ");
 }
@@ -97,14 +98,16 @@ static void visit_histogram(void *arg, const char *name, const char *labels, con
             (void)snprintf(le, sizeof le, "%" PRIu64, (UINT64_C(1) << i) - 1);
         }
         histogram_line(walk->text, name, "_bucket", labels, le);
-        mpr_text_printf(walk->text, "%" PRIu64 "\n", below);
+        mpr_text_whole(walk->text, below);
+        mpr_text_str(walk->text, "\n");
     }
     double sum = (double)__atomic_load_n(&histogram->sum, __ATOMIC_RELAXED);
     histogram_line(walk->text, name, "_sum", labels, NULL);
     mpr_text_number(walk->text, seconds ? sum / 1e6 : sum);
     mpr_text_str(walk->text, "\n");
     histogram_line(walk->text, name, "_count", labels, NULL);
-    mpr_text_printf(walk->text, "%" PRIu64 "\n", below);
+    mpr_text_whole(walk->text, below);
+    mpr_text_str(walk->text, "\n");
 }
 
 void mpr_exposition(struct mpr_text *text, const struct sti_host *host)

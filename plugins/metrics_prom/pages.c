@@ -1,6 +1,7 @@
 /* pages.c -- see pages.h. */
 #include "pages.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "exposition.h"
@@ -89,9 +90,9 @@ static void page_ready(struct mpr_page *page, const struct sti_host *host)
                                                              : "degraded";
     page->status = ready ? 200 : 503;
     page->content_type = type_json;
-    mpr_text_printf(&page->body, "{\"status\":\"%s\",\"state\":\"%s\",\"conditions\":[", status,
-                    state_name(state));
-    if (conditions.count > 0) {
+    MPR_TEXT_JOIN(&page->body, "{\"status\":\"", status, "\",\"state\":\"", state_name(state),
+                  "\",\"conditions\":[");
+    if (conditions.list.len > 0) {
         mpr_text_put(&page->body, conditions.list.data, conditions.list.len);
     }
     mpr_text_str(&page->body, "]}\n");
@@ -101,12 +102,13 @@ static void page_ready(struct mpr_page *page, const struct sti_host *host)
 
 static void page_version(struct mpr_page *page, const struct sti_host *host)
 {
+    char abi_and_node[64];
     page->content_type = type_json;
     mpr_text_str(&page->body, "{\"name\":\"streamit\",\"version\":");
     mpr_text_json(&page->body, host->node->version);
-    mpr_text_printf(&page->body,
-                    ",\"abi\":\"%u.%u\",\"node_id\":%d,\"cluster_id\":", host->abi_major,
-                    host->abi_minor, host->node->node_id);
+    (void)snprintf(abi_and_node, sizeof abi_and_node, ",\"abi\":\"%u.%u\",\"node_id\":%d",
+                   host->abi_major, host->abi_minor, host->node->node_id);
+    MPR_TEXT_JOIN(&page->body, abi_and_node, ",\"cluster_id\":");
     mpr_text_json(&page->body, host->node->cluster_id);
     mpr_text_str(&page->body, "}\n");
 }

@@ -42,7 +42,7 @@ static bool find_number(const char *text, const char *key, double *out)
 static void put(struct mpr_text *text, const char *name, const char *type, const char *help,
                 double value)
 {
-    mpr_text_printf(text, "# HELP %s %s\n# TYPE %s %s\n%s ", name, help, name, type, name);
+    MPR_TEXT_JOIN(text, "# HELP ", name, " ", help, "\n# TYPE ", name, " ", type, "\n", name, " ");
     mpr_text_number(text, value);
     mpr_text_str(text, "\n");
 }

@@ -1,8 +1,8 @@
 /* text.c -- see text.h. */
 #include "text.h"
 
+#include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,20 +44,18 @@ void mpr_text_str(struct mpr_text *text, const char *str)
     mpr_text_put(text, str, strlen(str));
 }
 
-void mpr_text_printf(struct mpr_text *text, const char *fmt, ...)
+void mpr_text_join(struct mpr_text *text, const char *const *parts)
 {
-    va_list args;
-    va_start(args, fmt);
-    int len = vsnprintf(NULL, 0, fmt, args);
-    va_end(args);
-    if (len < 0) {
-        text->failed = true;
-    } else if (text_room(text, (size_t)len)) {
-        va_start(args, fmt);
-        (void)vsnprintf(text->data + text->len, (size_t)len + 1, fmt, args);
-        va_end(args);
-        text->len += (size_t)len;
+    for (; *parts != NULL; parts++) {
+        mpr_text_str(text, *parts);
     }
+}
+
+void mpr_text_whole(struct mpr_text *text, uint64_t value)
+{
+    char number[24];
+    (void)snprintf(number, sizeof number, "%" PRIu64, value);
+    mpr_text_str(text, number);
 }
 
 void mpr_text_json(struct mpr_text *text, const char *str)
@@ -70,9 +68,12 @@ void mpr_text_json(struct mpr_text *text, const char *str)
     for (const char *at = str; *at != '\0'; at++) {
         unsigned char c = (unsigned char)*at;
         if (c == '"' || c == '\\') {
-            mpr_text_printf(text, "\\%c", c);
+            mpr_text_str(text, "\\");
+            mpr_text_put(text, at, 1);
         } else if (c < 0x20) {
-            mpr_text_printf(text, "\\u%04x", c);
+            char escape[8];
+            (void)snprintf(escape, sizeof escape, "\\u%04x", c);
+            mpr_text_str(text, escape);
         } else {
             mpr_text_put(text, at, 1);
         }

@@ -4,8 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-
-#include "streamit/status.h"
+#include <stdint.h>
 
 /* All zero: empty. A failed allocation is remembered in `failed` and makes everything after it a
  * no-op, so that only the end has to be checked. */
@@ -17,7 +16,10 @@ struct mpr_text {
 
 void mpr_text_put(struct mpr_text *text, const char *data, size_t len);
 void mpr_text_str(struct mpr_text *text, const char *str);
-STI_PRINTF(2, 3) void mpr_text_printf(struct mpr_text *text, const char *fmt, ...);
+/* Several strings, one behind the other; ended by NULL. */
+void mpr_text_join(struct mpr_text *text, const char *const *parts);
+#define MPR_TEXT_JOIN(text, ...) mpr_text_join((text), (const char *const[]){__VA_ARGS__, NULL})
+void mpr_text_whole(struct mpr_text *text, uint64_t value);
 /* With quotes, as JSON; bytes that are no valid text of one byte are passed on as they are. NULL is
  * written as null. */
 void mpr_text_json(struct mpr_text *text, const char *str);
