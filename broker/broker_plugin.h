@@ -1,4 +1,5 @@
-/* broker_plugin.h -- the broker as a built-in plugin: what the daemon hands to the kernel beside the loaded ones. */
+/* broker_plugin.h -- the broker as a built-in plugin: what the daemon hands to the kernel beside
+ * the loaded ones. */
 #ifndef STREAMIT_BROKER_PLUGIN_H
 #define STREAMIT_BROKER_PLUGIN_H
 

@@ -1,0 +1,598 @@
+/* admin.c -- creating, altering and deleting topics.
+ *
+ *     check -> propose -> committed and applied -> partitions open (or close) -> TopicCreated
+ * (TopicPurged) committed -> answer
+ *
+ * Checks here give early, well-worded refusals; those that matter for the state are made again when
+ * the command is applied. An answer means that this node serves the change. If a partition cannot
+ * be opened the topic exists nevertheless, and the answer says which partition failed and why.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/admin.h"
+
+/* A change under way: a caller's, or with call NULL the broker's own mark. */
+struct brk_change {
+    struct sti_proposal proposal;
+    struct brk_change *next; /* in topic->waiting */
+    struct broker *broker;
+    struct sti_topic_change *call;
+    struct brk_change *waiting; /* of a mark: who is answered after it */
+    struct sti_err failure;
+    uint8_t *command;
+    uint8_t id[16];
+    bool deletion;
+    bool committed, purged; /* of a deletion: answered when both. @locks admin_mu */
+};
+
+/* ---- answering ----------------------------------------------------------------------------- */
+
+static void change_free(struct brk_change *change)
+{
+    free(change->command);
+    free(change);
+}
+
+static void call_answer(struct sti_topic_change *call, int status, const struct sti_err *err)
+{
+    call->status = status;
+    if (status != STI_OK && err != NULL) {
+        call->err = *err;
+        call->retry_after_ms = status == STI_E_UNAVAILABLE ? BRK_RETRY_AFTER_MS : 0;
+    }
+    call->done(call);
+}
+
+static void waiting_answer(struct brk_change *waiting, const struct sti_err *failure)
+{
+    while (waiting != NULL) {
+        struct brk_change *next = waiting->next;
+        call_answer(waiting->call, failure->code, failure);
+        change_free(waiting);
+        waiting = next;
+    }
+}
+
+/* Files and name of a deleted topic are gone, or could not be: answer the calls that deleted it. */
+static void deletions_answer(struct broker *broker, const uint8_t id[16],
+                             const struct sti_err *failure)
+{
+    struct brk_change *ready = NULL;
+    pthread_mutex_lock(&broker->admin_mu);
+    for (struct brk_change **at = &broker->deletions; *at != NULL;) {
+        struct brk_change *change = *at;
+        if (memcmp(change->id, id, sizeof change->id) != 0) {
+            at = &change->next;
+            continue;
+        }
+        change->purged = true;
+        change->failure = *failure;
+        if (change->committed) {
+            *at = change->next;
+            change->next = ready;
+            ready = change;
+        } else {
+            at = &change->next;
+        }
+    }
+    pthread_mutex_unlock(&broker->admin_mu);
+    while (ready != NULL) {
+        struct brk_change *next = ready->next;
+        call_answer(ready->call, ready->failure.code, &ready->failure);
+        change_free(ready);
+        ready = next;
+    }
+}
+
+/* @locks admin_mu held */
+static void deletion_unlink(struct broker *broker, struct brk_change *change)
+{
+    for (struct brk_change **at = &broker->deletions; *at != NULL; at = &(*at)->next) {
+        if (*at == change) {
+            *at = change->next;
+            break;
+        }
+    }
+}
+
+/* The deletion was committed (or not); its answer waits for the purge. @thread metadata's */
+static void deletion_done(struct sti_proposal *proposal, int status, const struct sti_err *err)
+{
+    struct brk_change *change = BRK_CONTAINER_OF(proposal, struct brk_change, proposal);
+    struct broker *broker = change->broker;
+    pthread_mutex_lock(&broker->admin_mu);
+    change->committed = true;
+    bool answer = status != STI_OK || change->purged;
+    if (answer) {
+        deletion_unlink(broker, change);
+    }
+    pthread_mutex_unlock(&broker->admin_mu);
+    if (status != STI_OK) {
+        call_answer(change->call, status, err);
+        change_free(change);
+    } else if (answer) {
+        call_answer(change->call, change->failure.code, &change->failure);
+        change_free(change);
+    }
+}
+
+static void mark_done(struct sti_proposal *proposal, int status, const struct sti_err *err)
+{
+    struct brk_change *mark = BRK_CONTAINER_OF(proposal, struct brk_change, proposal);
+    if (status != STI_OK) {
+        sti_log(mark->broker->host, STI_LOG_WARN, "topic_mark_failed",
+                err == NULL ? sti_status_text(status) : err->msg,
+                STI_F_STR("code", sti_status_name(status)));
+    }
+    /* The change itself is committed and served: that the mark is missing only costs a check at the
+     * next start. */
+    waiting_answer(mark->waiting, &mark->failure);
+    if (mark->deletion) {
+        deletions_answer(mark->broker, mark->id, &mark->failure);
+    }
+    change_free(mark);
+}
+
+void brk_change_settled(struct brk_topic *topic, struct brk_change *waiting, bool mark,
+                        int32_t partitions, const struct sti_err *failure)
+{
+    struct broker *broker = topic->broker;
+    const struct sti_metadata *vt = sti_metadata_of(&broker->metadata);
+    struct brk_change *change = mark ? calloc(1, sizeof *change) : NULL;
+    size_t len = 0;
+    if (change != NULL) {
+        change->broker = broker;
+        change->waiting = waiting;
+        change->failure = *failure;
+        change->deletion = topic->deleted;
+        memcpy(change->id, topic->id, sizeof change->id);
+        change->command = topic->deleted ? cat_encode_purged(topic->id, &len)
+                                         : cat_encode_created(topic->id, partitions, &len);
+        change->proposal = (struct sti_proposal){.struct_size = sizeof change->proposal,
+                                                 .command = change->command,
+                                                 .len = len,
+                                                 .done = mark_done};
+        if (change->command != NULL &&
+            vt->propose(broker->metadata.self, &change->proposal, NULL) == STI_OK) {
+            return;
+        }
+        change_free(change);
+    }
+    waiting_answer(waiting, failure);
+    if (topic->deleted) {
+        deletions_answer(broker, topic->id, failure);
+    }
+}
+
+void brk_partition_adopt(struct brk_partition *part)
+{
+    brk_partition_ref(part);
+    atomic_fetch_add_explicit(&part->owner->refs, 1, memory_order_relaxed);
+}
+
+/* The command was applied (or not). @thread metadata's */
+static void change_done(struct sti_proposal *proposal, int status, const struct sti_err *err)
+{
+    struct brk_change *change = BRK_CONTAINER_OF(proposal, struct brk_change, proposal);
+    struct broker *broker = change->broker;
+    struct sti_topic_change *call = change->call;
+    struct sti_err failure;
+    sti_err_clear(&failure);
+    if (status != STI_OK) {
+        call_answer(call, status, err);
+        change_free(change);
+        return;
+    }
+    bool waits = false;
+    pthread_mutex_lock(&broker->admin_mu);
+    struct cat_topic *cat = cat_find_id(&broker->catalog, change->id);
+    if (cat != NULL) {
+        call->partition_count = cat->partition_count;
+        call->replication_factor = cat->replication;
+        memcpy(call->topic_id, cat->id, sizeof call->topic_id);
+        struct brk_topic *topic = brk_topic_get(broker, cat->name);
+        if (topic != NULL && topic->under_way > 0) {
+            change->next = topic->waiting;
+            topic->waiting = change;
+            waits = true;
+        } else if (topic != NULL) {
+            failure = topic->first_failure;
+        }
+        brk_topic_unref(topic);
+    }
+    pthread_mutex_unlock(&broker->admin_mu);
+    if (!waits) {
+        call_answer(call, failure.code, &failure);
+        change_free(change);
+    }
+}
+
+/* ---- checks -------------------------------------------------------------------------------- */
+
+static int name_check(const char *name, struct sti_err *err)
+{
+    size_t len = strlen(name);
+    if (len == 0 || len > STI_TOPIC_NAME_MAX) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT,
+                           "a topic name has 1 to %u characters, this one %zu", STI_TOPIC_NAME_MAX,
+                           len);
+    }
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT, "a topic cannot be named \"%s\"", name);
+    }
+    size_t good = strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
+    if (good != len) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT,
+                           "topic name \"%.100s\": character %zu is none of letters, digits, dot, "
+                           "underscore and hyphen",
+                           name, good + 1);
+    }
+    return STI_OK;
+}
+
+struct find_storage {
+    const char *name;
+    const struct sti_storage *vt;
+    char known[160];
+};
+
+static void find_storage_visit(void *arg, const struct sti_binding *binding)
+{
+    struct find_storage *find = arg;
+    size_t len = strlen(find->known);
+    if (strcmp(binding->name, find->name) == 0) {
+        find->vt = sti_storage_of(binding);
+    }
+    snprintf(find->known + len, sizeof find->known - len, "%s%s", len == 0 ? "" : ", ",
+             binding->name);
+}
+
+/* The instance must be there, and keep what the flush policy promises. */
+static int storage_check(struct broker *broker, const struct set_values *values,
+                         struct sti_err *err)
+{
+    struct find_storage find = {.name = values->storage};
+    broker->host->each(broker->host->ctx, STI_STORAGE_ID, find_storage_visit, &find);
+    if (find.vt == NULL) {
+        return sti_err_set(err, STI_E_NOT_FOUND, "no storage instance \"%s\"; this node has %s",
+                           values->storage, find.known[0] == '\0' ? "none" : find.known);
+    }
+    if (values->flush_policy != STI_FLUSH_ONROLL &&
+        (find.vt->iface.caps & STI_STORAGE_DURABLE) == 0) {
+        return sti_err_set(err, STI_E_UNSUPPORTED,
+                           "flush.policy=%s: storage %s is not durable and never syncs; use onroll",
+                           set_flush_policies[values->flush_policy], values->storage);
+    }
+    return STI_OK;
+}
+
+static int settings_check(const struct sti_topic_change *call, bool alter, struct sti_err *err)
+{
+    for (uint32_t i = 0; i < call->config_count; i++) {
+        const struct sti_config_entry *entry = call->config[i];
+        int rc = entry->value == NULL ? set_known(entry->key, err)
+                                      : set_check(entry->key, entry->value, err);
+        if (rc != STI_OK) {
+            return rc;
+        }
+        if (entry->value == NULL && !alter) {
+            return sti_err_set(err, STI_E_INVALID_ARGUMENT, "%.80s: a value is missing",
+                               entry->key);
+        }
+        if (alter && strcmp(entry->key, "storage") == 0) {
+            return sti_err_set(err, STI_E_UNSUPPORTED,
+                               "storage: a topic stays on the instance that it was created on");
+        }
+        for (uint32_t j = 0; j < i; j++) {
+            if (strcmp(call->config[j]->key, entry->key) == 0) {
+                return sti_err_set(err, STI_E_INVALID_ARGUMENT, "%.80s is given twice", entry->key);
+            }
+        }
+    }
+    return STI_OK;
+}
+
+/* Overrides as rows; *out is malloc'ed, its strings are borrowed from the call. */
+static int settings_rows(const struct sti_topic_change *call, struct cat_setting **out,
+                         struct sti_err *err)
+{
+    *out = calloc(call->config_count + 1u, sizeof **out);
+    if (*out == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "out of memory");
+    }
+    for (uint32_t i = 0; i < call->config_count; i++) {
+        (*out)[i].key = (char *)(uintptr_t)call->config[i]->key;
+        (*out)[i].value = (char *)(uintptr_t)call->config[i]->value;
+    }
+    return STI_OK;
+}
+
+/* @locks admin_mu held */
+static int limits_check(struct broker *broker, const char *name, int32_t partitions, int32_t more,
+                        bool new_topic, struct sti_err *err)
+{
+    const struct brk_conf *conf = broker->conf;
+    if (partitions > conf->partitions_per_topic_max) {
+        return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED,
+                           "topic %s: %d partitions exceed partitions_per_topic_max = %lld", name,
+                           partitions, (long long)conf->partitions_per_topic_max);
+    }
+    if (more > conf->partitions_max - (int64_t)broker->catalog.partition_count) {
+        return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED,
+                           "topic %s: %d more partitions would pass partitions_max = %lld (%u are "
+                           "there)",
+                           name, more, (long long)conf->partitions_max,
+                           broker->catalog.partition_count);
+    }
+    if (new_topic && broker->catalog.topic_count >= conf->topics_max) {
+        return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED, "topic %s would pass topics_max = %lld",
+                           name, (long long)conf->topics_max);
+    }
+    return STI_OK;
+}
+
+static int counts_check(struct broker *broker, struct sti_topic_change *call, struct sti_err *err)
+{
+    if (call->partitions == -1) {
+        call->partitions = (int32_t)broker->conf->default_partitions;
+    }
+    if (call->replication == -1) {
+        call->replication = (int32_t)broker->conf->default_replication;
+    }
+    if (call->partitions < 1 || call->replication < 1) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT, "topic %s: %s must be at least 1, found %d",
+                           call->name, call->partitions < 1 ? "partitions" : "replication",
+                           call->partitions < 1 ? call->partitions : call->replication);
+    }
+    if (call->replication > 1 && (broker->replication.vtable->caps & STI_REPLICATION_MANY) == 0) {
+        return sti_err_set(err, STI_E_UNSUPPORTED,
+                           "topic %s: replication %d needs a replication plugin that keeps several "
+                           "replicas; %s keeps 1",
+                           call->name, call->replication, broker->replication.name);
+    }
+    return STI_OK;
+}
+
+/* ---- the calls ----------------------------------------------------------------------------- */
+
+static void call_clear(struct sti_topic_change *call)
+{
+    call->status = STI_OK;
+    call->partition_count = 0;
+    call->replication_factor = 0;
+    call->retry_after_ms = 0;
+    memset(call->topic_id, 0, sizeof call->topic_id);
+    sti_err_clear(&call->err);
+}
+
+/* Propose an encoded command; the change owns it from here on. */
+static int change_propose(struct broker *broker, struct sti_topic_change *call,
+                          const uint8_t id[16], uint8_t *command, size_t len, bool deletion,
+                          struct sti_err *err)
+{
+    struct brk_change *change = command == NULL ? NULL : calloc(1, sizeof *change);
+    if (change == NULL) {
+        free(command);
+        return sti_err_set(err, STI_E_NO_MEMORY, "topic %s: out of memory", call->name);
+    }
+    change->broker = broker;
+    change->call = call;
+    change->command = command;
+    change->deletion = deletion;
+    memcpy(change->id, id, sizeof change->id);
+    change->proposal = (struct sti_proposal){.struct_size = sizeof change->proposal,
+                                             .command = command,
+                                             .len = len,
+                                             .done = deletion ? deletion_done : change_done};
+    if (deletion) {
+        pthread_mutex_lock(&broker->admin_mu);
+        change->next = broker->deletions;
+        broker->deletions = change;
+        pthread_mutex_unlock(&broker->admin_mu);
+    }
+    int rc =
+        sti_metadata_of(&broker->metadata)->propose(broker->metadata.self, &change->proposal, err);
+    if (rc != STI_OK) {
+        pthread_mutex_lock(&broker->admin_mu);
+        deletion_unlink(broker, change);
+        pthread_mutex_unlock(&broker->admin_mu);
+        change_free(change);
+    }
+    return rc;
+}
+
+/* What all three calls begin with. @return STI_OK: go on */
+static int call_begin(struct broker *broker, struct sti_topic_change *call, int operation,
+                      struct sti_err *err)
+{
+    call_clear(call);
+    int rc = name_check(call->name, err);
+    return rc != STI_OK ? rc : brk_authorize(broker, call->request, operation, call->name, err);
+}
+
+/* Refusals of a call are its own status, not the function's. */
+static int call_end(struct sti_topic_change *call, int rc, const struct sti_err *err)
+{
+    if (rc != STI_OK) {
+        call_answer(call, rc, err);
+    }
+    return STI_OK;
+}
+
+static int create_check(struct broker *broker, struct sti_topic_change *call,
+                        const struct cat_setting *settings, struct sti_err *err)
+{
+    struct set_values values;
+    set_resolve(&broker->conf->defaults, settings, call->config_count, &values);
+    int rc = storage_check(broker, &values, err);
+    if (rc == STI_OK) {
+        pthread_mutex_lock(&broker->admin_mu);
+        struct cat_topic *cat = cat_find(&broker->catalog, call->name);
+        if (cat != NULL && !cat->deleted) {
+            rc = sti_err_set(err, STI_E_ALREADY_EXISTS, "topic %s exists already", call->name);
+        } else {
+            rc = limits_check(broker, call->name, call->partitions, call->partitions, true, err);
+        }
+        pthread_mutex_unlock(&broker->admin_mu);
+    }
+    return rc;
+}
+
+int brk_create_topic(void *self, struct sti_topic_change *call, struct sti_err *err)
+{
+    struct broker *broker = self;
+    struct cat_setting *settings = NULL;
+    struct sti_err why;
+    int rc = brk_serving(broker, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    sti_err_clear(&why);
+    rc = call_begin(broker, call, STI_OP_CREATE, &why);
+    if (rc == STI_OK) {
+        rc = counts_check(broker, call, &why);
+    }
+    if (rc == STI_OK) {
+        rc = settings_check(call, false, &why);
+    }
+    if (rc == STI_OK) {
+        rc = settings_rows(call, &settings, &why);
+    }
+    if (rc == STI_OK) {
+        rc = create_check(broker, call, settings, &why);
+    }
+    if (rc == STI_OK && (call->flags & STI_TOPIC_VALIDATE_ONLY) != 0) {
+        call_answer(call, STI_OK, NULL);
+    } else if (rc == STI_OK) {
+        uint8_t id[16];
+        size_t len = 0;
+        broker->host->random(broker->host->ctx, id, sizeof id);
+        id[6] = (uint8_t)((id[6] & 0x0f) | 0x40); /* RFC 4122 version 4 */
+        id[8] = (uint8_t)((id[8] & 0x3f) | 0x80);
+        struct cat_create create = {.name = call->name,
+                                    .id = id,
+                                    .partitions = call->partitions,
+                                    .replication = call->replication,
+                                    .leader = broker->host->node->node_id,
+                                    .settings = settings,
+                                    .setting_count = call->config_count};
+        uint8_t *command = cat_encode_create(&create, &len);
+        rc = change_propose(broker, call, id, command, len, false, &why);
+    }
+    free(settings);
+    return call_end(call, rc, &why);
+}
+
+/* Check an alteration against the topic as it is. */
+static int alter_check(struct broker *broker, struct sti_topic_change *call,
+                       const struct cat_setting *settings, uint8_t id[16], int32_t *more,
+                       struct sti_err *err)
+{
+    struct set_values values;
+    int rc = STI_OK;
+    pthread_mutex_lock(&broker->admin_mu);
+    struct cat_topic *cat = cat_find(&broker->catalog, call->name);
+    if (cat == NULL || cat->deleted) {
+        rc = sti_err_set(err, STI_E_UNKNOWN_TOPIC, "topic %s does not exist", call->name);
+    } else if (call->partitions != -1 && call->partitions < cat->partition_count) {
+        rc = sti_err_set(err, STI_E_INVALID_ARGUMENT,
+                         "topic %s has %d partitions, which cannot become %d: partitions are only "
+                         "added",
+                         call->name, cat->partition_count, call->partitions);
+    } else {
+        *more = call->partitions == -1 ? 0 : call->partitions - cat->partition_count;
+        memcpy(id, cat->id, 16);
+        rc = limits_check(broker, call->name, cat->partition_count + *more, *more, false, err);
+    }
+    if (rc == STI_OK) {
+        /* The flush policy must fit the storage that the topic is on. */
+        struct cat_topic probe = *cat;
+        probe.settings = calloc(cat->setting_count + call->config_count + 1u, sizeof *settings);
+        probe.setting_count = 0;
+        for (uint32_t i = 0; probe.settings != NULL && i < call->config_count; i++) {
+            if (settings[i].value != NULL) {
+                probe.settings[probe.setting_count++] = settings[i];
+            }
+        }
+        for (uint32_t i = 0; probe.settings != NULL && i < cat->setting_count; i++) {
+            bool changed = false;
+            for (uint32_t j = 0; j < call->config_count; j++) {
+                changed = changed || strcmp(settings[j].key, cat->settings[i].key) == 0;
+            }
+            if (!changed) {
+                probe.settings[probe.setting_count++] = cat->settings[i];
+            }
+        }
+        set_resolve(&broker->conf->defaults, probe.settings, probe.setting_count, &values);
+        rc = probe.settings == NULL ? sti_err_set(err, STI_E_NO_MEMORY, "out of memory")
+                                    : storage_check(broker, &values, err);
+        free(probe.settings);
+    }
+    pthread_mutex_unlock(&broker->admin_mu);
+    return rc;
+}
+
+int brk_alter_topic(void *self, struct sti_topic_change *call, struct sti_err *err)
+{
+    struct broker *broker = self;
+    struct cat_setting *settings = NULL;
+    struct sti_err why;
+    uint8_t id[16];
+    int32_t more = 0;
+    int rc = brk_serving(broker, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    sti_err_clear(&why);
+    rc = call_begin(broker, call, STI_OP_ALTER, &why);
+    if (rc == STI_OK) {
+        rc = settings_check(call, true, &why);
+    }
+    if (rc == STI_OK) {
+        rc = settings_rows(call, &settings, &why);
+    }
+    if (rc == STI_OK) {
+        rc = alter_check(broker, call, settings, id, &more, &why);
+    }
+    if (rc == STI_OK && (call->flags & STI_TOPIC_VALIDATE_ONLY) != 0) {
+        call_answer(call, STI_OK, NULL);
+    } else if (rc == STI_OK) {
+        size_t len = 0;
+        uint8_t *command =
+            cat_encode_alter(id, call->partitions == -1 ? 0 : call->partitions, more,
+                             broker->host->node->node_id, settings, call->config_count, &len);
+        rc = change_propose(broker, call, id, command, len, false, &why);
+    }
+    free(settings);
+    return call_end(call, rc, &why);
+}
+
+int brk_delete_topic(void *self, struct sti_topic_change *call, struct sti_err *err)
+{
+    struct broker *broker = self;
+    struct sti_err why;
+    uint8_t id[16];
+    int rc = brk_serving(broker, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    sti_err_clear(&why);
+    rc = call_begin(broker, call, STI_OP_DELETE, &why);
+    if (rc == STI_OK) {
+        pthread_mutex_lock(&broker->admin_mu);
+        struct cat_topic *cat = cat_find(&broker->catalog, call->name);
+        if (cat == NULL || cat->deleted) {
+            rc = sti_err_set(&why, STI_E_UNKNOWN_TOPIC, "topic %s does not exist", call->name);
+        } else {
+            memcpy(id, cat->id, sizeof id);
+        }
+        pthread_mutex_unlock(&broker->admin_mu);
+    }
+    if (rc == STI_OK) {
+        size_t len = 0;
+        uint8_t *command = cat_encode_delete(id, &len);
+        rc = change_propose(broker, call, id, command, len, true, &why);
+    }
+    return call_end(call, rc, &why);
+}

@@ -1,0 +1,531 @@
+/* fetch.c -- a fetch call: read what is there, or wait for it.
+ *
+ *     fetch -> [rows checked] -> read row by row -> enough, an error, or time is up? -> answer
+ *                                       |  no
+ *                                       v
+ *                              park at every partition  --high watermark moves, timer, cancel,
+ * drain-->  read again (executor)
+ *
+ * Reading is tried on the caller's thread with STI_READ_NO_WAIT; the first row that would wait
+ * sends the rest to the executor. Bounds: never beyond the high watermark; the first batch of the
+ * answer comes whole, whatever the limits say.
+ *
+ * Parking. `state` is RUNNING or PARKED; whoever turns PARKED into RUNNING owns the call from then
+ * on. The rows stand in the lists of their partitions, the call in a list by address, so that a
+ * cancel finds it without trusting a pointer. One timer is armed at the first park and lives until
+ * the answer: woken early, a call parks again with the time that is left.
+ *
+ * Lifetimes. `refs`: one of the owner, one of the armed timer, one of each wake in progress.
+ */
+#include <stdlib.h>
+
+#include "broker/internal.h"
+
+enum fetch_state { FETCH_RUNNING = 0, FETCH_PARKED = 1 };
+
+struct brk_fetch {
+    struct broker *broker;
+    struct sti_fetch *call;
+    struct brk_fetch *parked_next, *parked_prev; /* @locks parked shard */
+    struct sti_task task;                        /* goes on on the executor */
+    struct sti_timer timer;
+    _Atomic uint32_t refs;
+    _Atomic int state;
+    _Atomic int read_step; /* see read_rows */
+    _Atomic bool cancelled;
+    bool timer_armed, may_wait, failed, parked, on_executor, would_block;
+    uint32_t row_count, next_row;
+    uint64_t started_us, due_us, bytes;
+    struct sti_storage_read read; /* of row next_row */
+    struct brk_fetch_row rows[];
+};
+
+static void read_rows(struct brk_fetch *f);
+
+static void fetch_unref(struct brk_fetch *f)
+{
+    if (atomic_fetch_sub_explicit(&f->refs, 1, memory_order_acq_rel) == 1) {
+        for (uint32_t i = 0; i < f->row_count; i++) {
+            if (f->rows[i].part != NULL) {
+                brk_partition_unref(f->rows[i].part);
+            }
+        }
+        free(f);
+    }
+}
+
+/* ---- answering ----------------------------------------------------------------------------- */
+
+static void fetch_answer(struct brk_fetch *f)
+{
+    struct broker *broker = f->broker;
+    const struct sti_host *host = broker->host;
+    if (f->timer_armed && host->timer_cancel(host->ctx, &f->timer)) {
+        fetch_unref(f);
+    }
+    sti_metric_add(broker->metrics.fetch_bytes, f->bytes);
+    sti_histogram_record(broker->metrics.fetch_us, sti_now_us(host) - f->started_us);
+    f->call->done(f->call);
+    fetch_unref(f);
+}
+
+static void row_fail(struct brk_fetch_row *row, int status, const struct sti_err *err)
+{
+    row->row->status = status;
+    row->row->err = *err;
+    row->row->high_watermark = -1;
+    row->row->last_stable = -1;
+    row->fetch->failed = true;
+    sti_metric_add(row->fetch->broker->metrics.fetch_rows_failed, 1);
+}
+
+static bool fetch_cancelled(const struct brk_fetch *f)
+{
+    return __atomic_load_n(&f->call->state[1], __ATOMIC_ACQUIRE) != NULL;
+}
+
+static void fetch_fail_cancelled(struct brk_fetch *f)
+{
+    struct sti_err err;
+    sti_err_set(&err, STI_E_CANCELLED, "fetch: the caller has gone");
+    sti_fetch_release(f->call);
+    f->bytes = 0;
+    for (uint32_t i = 0; i < f->row_count; i++) {
+        if (f->rows[i].row->status == STI_OK) {
+            row_fail(&f->rows[i], STI_E_CANCELLED, &err);
+        }
+    }
+}
+
+/* ---- parking ------------------------------------------------------------------------------- */
+
+static struct brk_parked_shard *parked_shard(struct broker *broker, const struct sti_fetch *call)
+{
+    return &broker->parked[((uintptr_t)call >> 6) % BRK_SHARDS];
+}
+
+static void parked_link(struct brk_fetch *f)
+{
+    struct brk_parked_shard *shard = parked_shard(f->broker, f->call);
+    pthread_mutex_lock(&shard->mu);
+    f->parked_prev = NULL;
+    f->parked_next = shard->fetches;
+    if (shard->fetches != NULL) {
+        shard->fetches->parked_prev = f;
+    }
+    shard->fetches = f;
+    pthread_mutex_unlock(&shard->mu);
+    sti_metric_add(f->broker->metrics.fetches_parked, 1);
+}
+
+static void parked_unlink(struct brk_fetch *f)
+{
+    struct brk_parked_shard *shard = parked_shard(f->broker, f->call);
+    pthread_mutex_lock(&shard->mu);
+    if (f->parked_prev != NULL) {
+        f->parked_prev->parked_next = f->parked_next;
+    } else {
+        shard->fetches = f->parked_next;
+    }
+    if (f->parked_next != NULL) {
+        f->parked_next->parked_prev = f->parked_prev;
+    }
+    pthread_mutex_unlock(&shard->mu);
+    sti_metric_sub(f->broker->metrics.fetches_parked, 1);
+}
+
+/* Is there a reason not to wait at this partition? @locks part->mu held */
+static bool row_has_news(const struct brk_fetch_row *row)
+{
+    return row->part->state == BRK_PART_CLOSED ||
+           atomic_load(&row->part->high_watermark) > row->seen;
+}
+
+static void row_link(struct brk_fetch_row *row)
+{
+    struct brk_partition *part = row->part;
+    pthread_mutex_lock(&part->mu);
+    row->prev = NULL;
+    row->next = part->waiters;
+    if (part->waiters != NULL) {
+        part->waiters->prev = row;
+    }
+    part->waiters = row;
+    row->parked = true;
+    pthread_mutex_unlock(&part->mu);
+}
+
+static void row_unlink(struct brk_fetch_row *row)
+{
+    struct brk_partition *part = row->part;
+    pthread_mutex_lock(&part->mu);
+    if (row->parked) {
+        if (row->prev != NULL) {
+            row->prev->next = row->next;
+        } else {
+            part->waiters = row->next;
+        }
+        if (row->next != NULL) {
+            row->next->prev = row->prev;
+        }
+        row->parked = false;
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
+/* Become the owner of a parked call, if nobody else has. The caller holds a reference or the right
+ * to one. */
+static bool fetch_claim(struct brk_fetch *f)
+{
+    int expected = FETCH_PARKED;
+    return atomic_compare_exchange_strong(&f->state, &expected, FETCH_RUNNING);
+}
+
+/* Go on with a claimed call on the executor. */
+static void fetch_resume(struct brk_fetch *f)
+{
+    const struct sti_host *host = f->broker->host;
+    host->post(host->ctx, &f->task);
+}
+
+static void timer_run(struct sti_task *task)
+{
+    struct brk_fetch *f = BRK_CONTAINER_OF(task, struct brk_fetch, timer.task);
+    if (fetch_claim(f)) {
+        fetch_resume(f);
+    }
+    fetch_unref(f);
+}
+
+/* Wait, unless something has come since the rows were read. Everything is linked before the call
+ * can be claimed; what came before that is found by looking once more after it. From then on only
+ * `f` itself may be touched, not the call. */
+static void fetch_park(struct brk_fetch *f, bool some)
+{
+    const struct sti_host *host = f->broker->host;
+    bool news = false;
+    atomic_fetch_add(&f->refs, 1); /* this function's */
+    f->parked = true;
+    parked_link(f);
+    for (uint32_t i = 0; i < f->row_count; i++) {
+        struct brk_fetch_row *row = &f->rows[i];
+        row->offset = row->row->offset;
+        /* With some bytes there but fewer than min_bytes, only growth is news. */
+        row->seen = some ? row->row->high_watermark : row->offset;
+        row_link(row);
+    }
+    if (!f->timer_armed) {
+        atomic_fetch_add(&f->refs, 1);
+        f->timer_armed = true;
+        host->timer_arm(host->ctx, &f->timer, f->due_us);
+    }
+    bool cancelled = fetch_cancelled(f);
+    atomic_store(&f->state, FETCH_PARKED);
+    for (uint32_t i = 0; i < f->row_count; i++) {
+        struct brk_partition *part = f->rows[i].part;
+        pthread_mutex_lock(&part->mu);
+        news = news || row_has_news(&f->rows[i]);
+        pthread_mutex_unlock(&part->mu);
+    }
+    if ((news || cancelled || atomic_load(&f->cancelled) || sti_now_us(host) >= f->due_us ||
+         atomic_load(&f->broker->state) != BRK_SERVING) &&
+        fetch_claim(f)) {
+        fetch_resume(f);
+    }
+    fetch_unref(f);
+}
+
+void brk_fetch_wake(struct brk_partition *part, bool all)
+{
+    /* Claimed calls stay in the list until they unlink themselves, so one pass finds all. */
+    pthread_mutex_lock(&part->mu);
+    for (struct brk_fetch_row *row = part->waiters; row != NULL; row = row->next) {
+        if ((all || row_has_news(row)) && fetch_claim(row->fetch)) {
+            fetch_resume(row->fetch);
+        }
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
+static void shard_wake(struct brk_parked_shard *shard, const struct sti_fetch *only)
+{
+    pthread_mutex_lock(&shard->mu);
+    for (struct brk_fetch *f = shard->fetches; f != NULL; f = f->parked_next) {
+        if (only != NULL && f->call != only) {
+            continue;
+        }
+        if (only != NULL) {
+            atomic_store(&f->cancelled, true);
+        }
+        if (fetch_claim(f)) {
+            fetch_resume(f);
+        }
+    }
+    pthread_mutex_unlock(&shard->mu);
+}
+
+void brk_fetch_wake_all(struct broker *broker)
+{
+    for (int i = 0; i < BRK_SHARDS; i++) {
+        shard_wake(&broker->parked[i], NULL);
+    }
+}
+
+void brk_fetch_cancel(void *self, struct sti_fetch *call)
+{
+    struct broker *broker = self;
+    __atomic_store_n(&call->state[1], call, __ATOMIC_RELEASE);
+    shard_wake(parked_shard(broker, call), call);
+}
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+/* Everything is read: answer, or wait for more. */
+static void fetch_finish(struct brk_fetch *f)
+{
+    uint64_t min = f->call->min_bytes == 0 ? 1 : f->call->min_bytes;
+    bool serving = atomic_load(&f->broker->state) == BRK_SERVING;
+    if (fetch_cancelled(f)) {
+        fetch_fail_cancelled(f);
+    } else if (!f->failed && f->bytes < min && f->may_wait && serving &&
+               sti_now_us(f->broker->host) < f->due_us) {
+        bool some = f->bytes > 0;
+        sti_fetch_release(f->call);
+        f->bytes = 0;
+        fetch_park(f, some);
+        return;
+    }
+    fetch_answer(f);
+}
+
+static void row_range(struct brk_fetch_row *row, int64_t log_start, int64_t end)
+{
+    struct sti_err err;
+    sti_err_set(&err, STI_E_OFFSET_OUT_OF_RANGE,
+                "%s-%d: offset %lld lies outside the log, which holds %lld to %lld",
+                row->part->topic, row->part->index, (long long)row->row->offset,
+                (long long)log_start, (long long)end);
+    row_fail(row, STI_E_OFFSET_OUT_OF_RANGE, &err);
+    row->row->log_start = log_start;
+}
+
+/* Fill what a row says of its partition, and decide whether there is something to read.
+ * @return true: `end` is where reading stops */
+static bool row_prepare(struct brk_fetch_row *row, int64_t *end)
+{
+    struct brk_partition *part = row->part;
+    struct sti_fetch_row *out = row->row;
+    struct sti_err err;
+    pthread_mutex_lock(&part->mu);
+    int state = part->state;
+    int64_t start = atomic_load(&part->log_start), high = atomic_load(&part->high_watermark);
+    int64_t written = atomic_load(&part->written_end);
+    bool readable = part->store != NULL;
+    err = part->why;
+    pthread_mutex_unlock(&part->mu);
+    *end = high;
+    out->current_leader_epoch = part->leader_epoch;
+    if (state == BRK_PART_CLOSED) {
+        sti_err_set(&err, STI_E_UNKNOWN_TOPIC, "topic %s is being deleted", part->topic);
+        row_fail(row, STI_E_UNKNOWN_TOPIC, &err);
+        return false;
+    }
+    if (!readable) {
+        int rc = state == BRK_PART_OFFLINE
+                     ? err.code
+                     : sti_err_set(&err, STI_E_UNAVAILABLE, "%s-%d is being opened", part->topic,
+                                   part->index);
+        row_fail(row, rc, &err);
+        return false;
+    }
+    out->high_watermark = high;
+    out->last_stable = high;
+    out->log_start = start;
+    if (out->offset < start || out->offset > written) {
+        row_range(row, start, high);
+        return false;
+    }
+    return out->offset < high;
+}
+
+static void read_done(struct sti_storage_read *op, int status, const struct sti_err *err)
+{
+    struct brk_fetch *f = BRK_CONTAINER_OF(op, struct brk_fetch, read);
+    struct brk_fetch_row *row = &f->rows[f->next_row];
+    struct sti_err own;
+    brk_partition_read_end(row->part);
+    if (status == STI_OK) {
+        row->row->slice_count = op->slice_count;
+        row->row->bytes = op->bytes;
+        f->bytes += op->bytes;
+    } else if (status == STI_E_OFFSET_OUT_OF_RANGE) {
+        row_range(row, atomic_load(&row->part->log_start), op->end_offset);
+    } else if (status != STI_E_WOULD_BLOCK) {
+        if (err == NULL || err->msg[0] == '\0') {
+            sti_err_set(&own, status, "%s-%d: offset %lld: %s", row->part->topic, row->part->index,
+                        (long long)op->offset, sti_status_text(status));
+            err = &own;
+        }
+        row_fail(row, status, err);
+    }
+    f->would_block = status == STI_E_WOULD_BLOCK;
+    f->next_row += f->would_block ? 0 : 1;
+    /* Whoever comes second goes on: the loop that started the read, or this completion. */
+    if (atomic_exchange(&f->read_step, 1) == 1) {
+        read_rows(f);
+    }
+}
+
+/* Start the read of row next_row. @return false: it was answered without a read */
+static bool read_start(struct brk_fetch *f, uint32_t flags)
+{
+    struct brk_fetch_row *row = &f->rows[f->next_row];
+    struct sti_fetch_row *out = row->row;
+    const struct sti_fetch *call = f->call;
+    uint64_t limit = call->max_bytes < (uint64_t)f->broker->conf->fetch_bytes_max
+                         ? call->max_bytes
+                         : (uint64_t)f->broker->conf->fetch_bytes_max;
+    int64_t end;
+    if (out->status != STI_OK || !row_prepare(row, &end)) {
+        return false;
+    }
+    uint64_t left = f->bytes < limit ? limit - f->bytes : 0;
+    if (f->bytes > 0 && left == 0) {
+        return false;
+    }
+    struct sti_storage_partition *store = brk_partition_read_begin(row->part);
+    if (store == NULL) {
+        return false; /* closed a moment ago: an empty answer is true enough */
+    }
+    f->read = (struct sti_storage_read){.struct_size = sizeof f->read,
+                                        .flags = flags,
+                                        .offset = out->offset,
+                                        .end_offset = end,
+                                        .max_bytes = out->max_bytes < left ? out->max_bytes : left,
+                                        .slices = out->slices,
+                                        .slice_max = STI_FETCH_SLICES_MAX,
+                                        .done = read_done};
+    int rc = sti_storage_of(&row->part->storage)->read(store, &f->read);
+    if (rc != STI_OK) {
+        read_done(&f->read, rc, NULL);
+    }
+    return true;
+}
+
+/* Read the rows that are left, on a transport's thread without waiting, else on the executor. */
+static void read_rows(struct brk_fetch *f)
+{
+    uint32_t memory = (f->call->flags & STI_FETCH_MEMORY) != 0 ? STI_READ_MEMORY : 0u;
+    while (f->next_row < f->row_count) {
+        if (f->would_block && !f->on_executor) {
+            fetch_resume(f);
+            return;
+        }
+        f->would_block = false;
+        atomic_store(&f->read_step, 0);
+        if (!read_start(f, memory | (f->on_executor ? 0u : STI_READ_NO_WAIT))) {
+            f->next_row++;
+        } else if (atomic_exchange(&f->read_step, 1) == 0) {
+            return; /* the completion goes on */
+        }
+    }
+    fetch_finish(f);
+}
+
+/* On the executor: a parked call that was claimed begins anew, one that would have waited goes on.
+ */
+static void fetch_task_run(struct sti_task *task)
+{
+    struct brk_fetch *f = BRK_CONTAINER_OF(task, struct brk_fetch, task);
+    f->on_executor = true;
+    if (f->parked) {
+        f->parked = false;
+        for (uint32_t i = 0; i < f->row_count; i++) {
+            row_unlink(&f->rows[i]);
+        }
+        parked_unlink(f);
+        f->next_row = 0;
+    }
+    read_rows(f);
+}
+
+/* ---- the call ------------------------------------------------------------------------------ */
+
+static void row_clear(struct sti_fetch_row *row)
+{
+    row->status = STI_OK;
+    row->current_leader_epoch = -1;
+    row->leader_hint = -1;
+    row->slice_count = 0;
+    row->high_watermark = -1;
+    row->last_stable = -1;
+    row->log_start = -1;
+    row->bytes = 0;
+    sti_err_clear(&row->err);
+}
+
+static int row_check_epoch(const struct brk_fetch_row *row, struct sti_err *err)
+{
+    int32_t known = row->row->leader_epoch, current = row->part->leader_epoch;
+    if (known < 0 || known == current) {
+        return STI_OK;
+    }
+    return sti_err_set(err, known < current ? STI_E_STALE_EPOCH : STI_E_UNKNOWN_EPOCH,
+                       "%s-%d: the caller knows leader epoch %d, the current one is %d",
+                       row->part->topic, row->part->index, known, current);
+}
+
+static void row_open(struct brk_fetch *f, struct brk_fetch_row *row)
+{
+    struct broker *broker = f->broker;
+    struct sti_fetch_row *in = row->row;
+    struct sti_err err;
+    row_clear(in);
+    int rc = brk_authorize(broker, f->call->request, STI_OP_READ, in->topic, &err);
+    if (rc == STI_OK) {
+        rc = brk_lookup(broker, in->topic, in->topic_id, in->partition, &row->part, &err);
+    }
+    if (rc == STI_OK) {
+        rc = row_check_epoch(row, &err);
+    }
+    if (rc != STI_OK) {
+        row_fail(row, rc, &err);
+    }
+}
+
+int brk_fetch(void *self, struct sti_fetch *call, struct sti_err *err)
+{
+    struct broker *broker = self;
+    const struct brk_conf *conf = broker->conf;
+    int rc = brk_serving(broker, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    if (call->row_count == 0) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT, "fetch: no partitions");
+    }
+    struct brk_fetch *f = calloc(1, sizeof *f + call->row_count * sizeof(struct brk_fetch_row));
+    if (f == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "fetch: out of memory");
+    }
+    uint64_t wait_ms = call->max_wait_ms < (uint64_t)conf->fetch_wait_max_ms
+                           ? call->max_wait_ms
+                           : (uint64_t)conf->fetch_wait_max_ms;
+    sti_metric_add(broker->metrics.fetch_requests, 1);
+    atomic_init(&f->refs, 1);
+    f->broker = broker;
+    f->call = call;
+    f->row_count = call->row_count;
+    f->task.run = fetch_task_run;
+    f->timer.task.run = timer_run;
+    f->started_us = sti_now_us(broker->host);
+    f->due_us = f->started_us + wait_ms * 1000u;
+    f->may_wait = wait_ms > 0;
+    for (uint32_t i = 0; i < call->row_count; i++) {
+        f->rows[i].fetch = f;
+        f->rows[i].row = call->rows[i];
+        row_open(f, &f->rows[i]);
+    }
+    read_rows(f);
+    return STI_OK;
+}

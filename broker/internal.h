@@ -1,0 +1,349 @@
+/* internal.h -- what the files of the broker share.
+ *
+ * Objects. A *broker* has one *topic table*; a topic has *partitions*. A partition owns a strand, a
+ * storage handle and a replication handle; everything that changes its log runs on the strand.
+ * Topics and partitions are counted: whoever works with one outside the table's lock holds a
+ * reference.
+ *
+ * A record's way in (produce.c, partition.c):
+ *     produce: checks on the caller's thread -> row queued at its partition -> strand: all that
+ * waits becomes one append -> written end
+ *     -> replication.progress -> high watermark -> rows whose acks are reached are answered
+ * Its way out (fetch.c): read on the caller's thread if nothing would wait, else on the executor;
+ * park at the partitions while there is nothing to send.
+ *
+ * Locks, in this order; none is held across a callback or I/O:
+ *     admin_mu                  one change of topics at a time; the catalogue
+ *     table shard lock (rw)     lookup of topics by name
+ *     part->mu                  queue, waiters, ends of one partition
+ *     parked shard mu           the calls that wait, by address
+ * See docs/LOCKS.md.
+ */
+#ifndef STREAMIT_BROKER_INTERNAL_H
+#define STREAMIT_BROKER_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "broker/cluster/catalog.h"
+#include "broker/settings.h"
+#include "streamit/auth.h"
+#include "streamit/broker.h"
+#include "streamit/metadata.h"
+#include "streamit/plugin.h"
+#include "streamit/replication.h"
+#include "streamit/storage.h"
+
+#define BRK_CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+
+enum {
+    BRK_SHARDS = 64,
+    BRK_APPEND_FEW = 8,             /* batches of an append without an allocation */
+    BRK_APPEND_BATCHES_MAX = 512,   /* batches of one storage append */
+    BRK_APPEND_BYTES_MAX = 8 << 20, /* and their bytes, unless one is larger */
+    BRK_RETRY_AFTER_MS = 20
+};
+
+struct brk_conf {
+    struct set_defaults defaults;
+    int64_t default_partitions, default_replication;
+    int64_t partitions_per_topic_max, partitions_max, topics_max;
+    int64_t inflight_bytes_max;
+    int64_t produce_timeout_ms;
+    int64_t fetch_bytes_max, fetch_wait_max_ms;
+    int64_t retention_check_interval_ms;
+};
+
+struct brk_metrics {
+    struct sti_metric *produce_requests, *produce_rows_ok, *produce_rows_failed, *produce_throttled;
+    struct sti_metric *produce_bytes, *produce_batches, *produce_records, *appends;
+    struct sti_metric *fetch_requests, *fetch_bytes, *fetch_rows_failed;
+    struct sti_metric *inflight_bytes, *acks_waiting, *fetches_parked;
+    struct sti_metric *topics, *partitions, *partitions_offline, *trimmed_segments;
+    struct sti_histogram *append_us, *produce_us, *fetch_us;
+};
+
+struct brk_fetch;
+struct brk_topic;
+
+struct brk_table_shard {
+    pthread_rwlock_t lock;
+    struct brk_topic *topics;
+};
+
+struct brk_parked_shard {
+    pthread_mutex_t mu;
+    struct brk_fetch *fetches;
+};
+
+enum brk_state { BRK_CREATED = 0, BRK_SERVING = 1, BRK_DRAINING = 2, BRK_STOPPED = 3 };
+
+struct broker {
+    const struct sti_host *host;
+    const struct brk_conf *conf;
+    struct brk_metrics metrics;
+    struct sti_binding metadata, replication, auth;
+    bool has_auth;
+    _Atomic int state; /* enum brk_state */
+
+    pthread_mutex_t admin_mu; /* catalog; changes of the table */
+    struct catalog catalog;
+    bool booted;                  /* @locks admin_mu: observers act at once */
+    struct brk_change *deletions; /* @locks admin_mu: calls that wait for a purge */
+
+    struct brk_table_shard table[BRK_SHARDS];
+    struct brk_parked_shard parked[BRK_SHARDS];
+
+    _Atomic uint64_t inflight_bytes;
+    pthread_mutex_t admit_mu;
+    struct sti_admit *admit_head, *admit_tail;
+
+    pthread_cond_t settled_cond; /* with admin_mu */
+    uint32_t under_way;          /* @locks admin_mu: opens and closes of all topics */
+
+    _Atomic uint32_t offline;
+    struct sti_timer retention_timer;
+    bool retention_armed; /* @locks admin_mu */
+};
+
+/* ---- topics and partitions ---- */
+
+enum brk_part_state {
+    BRK_PART_OPENING = 0,
+    BRK_PART_ONLINE = 1,
+    BRK_PART_OFFLINE = 2, /* takes no appends: `why`; readable if a storage handle is there */
+    BRK_PART_CLOSED = 3   /* of a topic that is deleted, or of a node that stops */
+};
+
+struct brk_partition {
+    _Atomic uint32_t refs;
+    struct broker *broker;
+    struct brk_topic *owner; /* counted from open to the end of close */
+    char *topic;             /* its name; lives as long as the partition */
+    uint8_t topic_id[16];
+    int32_t index;
+    int32_t leader_epoch;
+    _Atomic int64_t max_message_bytes, min_insync; /* of `values`, for any thread */
+    struct set_values values;                      /* @thread strand */
+    bool create; /* storage may have to be created: @thread strand */
+
+    struct sti_strand strand;
+    struct sti_binding storage; /* vtable and self of its instance */
+    struct sti_storage_partition *store;
+    struct sti_replication_partition *repl;
+
+    struct sti_task open_task, append_task, settings_task, retention_task, close_task;
+    struct set_values next_values; /* @locks mu: for settings_task */
+    bool settings_posted;          /* @locks mu */
+    bool retention_posted;         /* @locks mu */
+    bool remove_after_close;       /* @locks mu */
+    bool close_wanted;             /* @locks mu */
+    bool close_posted;             /* @locks mu; never while appending */
+
+    struct sti_storage_append append;                    /* the one under way: @thread strand */
+    struct sti_append_batch *append_few[BRK_APPEND_FEW]; /* its batches, when they are few */
+    struct brk_produce_row *append_rows;                 /* in the same order */
+    uint64_t append_started_us;
+    bool appending;       /* @locks mu */
+    int64_t next_offset;  /* @thread strand */
+    int32_t stored_epoch; /* of the last batch: @thread strand */
+
+    pthread_mutex_t mu;
+    int state; /* enum brk_part_state: @locks mu; also read relaxed */
+    struct sti_err why;
+    struct brk_produce_row *queue_head, *queue_tail; /* wait for the strand */
+    bool append_posted;
+    struct brk_produce_row *acks_head, *acks_tail; /* written, wait for their acks; by offset */
+    struct brk_fetch_row *waiters;                 /* parked fetches */
+    int32_t replicas, replicas_synced;             /* as of the high watermark */
+    uint32_t reads;                                /* users of `store` outside the strand */
+    pthread_cond_t reads_cond;
+    _Atomic int64_t written_end, synced_end, high_watermark, log_start;
+    _Atomic bool durable; /* acks go by synced ends */
+};
+
+struct brk_topic {
+    struct brk_topic *next; /* in its shard */
+    _Atomic uint32_t refs;
+    char *name;
+    uint8_t id[16];
+    int32_t replication;
+    int32_t partition_count;           /* @locks shard lock */
+    struct brk_partition **partitions; /* @locks shard lock */
+    struct broker *broker;
+    bool deleted;                 /* @locks admin_mu */
+    struct brk_change *waiting;   /* @locks admin_mu: calls that wait for opens or closes */
+    uint32_t under_way;           /* @locks admin_mu: opens or closes of this topic */
+    struct sti_err first_failure; /* @locks admin_mu: of those */
+};
+
+/* table.c */
+int brk_table_init(struct broker *broker);
+void brk_table_fini(struct broker *broker);
+/* Find a partition and take a reference. topic_id all zero: by name alone.
+ * @return STI_OK, STI_E_UNKNOWN_TOPIC, STI_E_UNKNOWN_PARTITION */
+int brk_lookup(struct broker *broker, const char *topic, const uint8_t topic_id[16],
+               int32_t partition, struct brk_partition **out, struct sti_err *err);
+/* With a reference, or NULL. */
+struct brk_topic *brk_topic_get(struct broker *broker, const char *name);
+void brk_topic_unref(struct brk_topic *topic);
+void brk_table_add(struct broker *broker, struct brk_topic *topic);
+void brk_table_remove(struct broker *broker, struct brk_topic *topic);
+struct brk_table_shard *brk_shard_of(struct broker *broker, const char *name);
+/* All topics with a reference each, sorted by name; *out is malloc'ed, NULL when there are none.
+ * @return their count */
+int64_t brk_table_all(struct broker *broker, struct brk_topic ***out);
+
+/* partition.c */
+struct brk_partition *brk_partition_new(struct brk_topic *owner, int32_t index,
+                                        int32_t leader_epoch, const struct set_values *values,
+                                        bool create);
+void brk_partition_ref(struct brk_partition *part);
+void brk_partition_unref(struct brk_partition *part);
+/* Open on the strand; brk_topic_opened is called when done. */
+void brk_partition_open(struct brk_partition *part);
+/* Stop serving and close on the strand, deleting the data if asked; brk_topic_closed is called when
+ * done. */
+void brk_partition_close(struct brk_partition *part, bool remove);
+void brk_partition_settings(struct brk_partition *part, const struct set_values *values);
+/* Queue a checked row; it is answered later. @return STI_OK, or why the partition takes no appends
+ */
+int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *row,
+                          struct sti_err *err);
+/* Take a row out that has not been handed to storage. @return false: it is too late */
+bool brk_partition_withdraw(struct brk_partition *part, struct brk_produce_row *row);
+/* For the vtable of replication. */
+extern const struct sti_replication_ops brk_replication_ops;
+/* The local ends have moved: tell replication, and answer whom it satisfies. Any executor thread.
+ */
+void brk_partition_progress(struct brk_partition *part, int64_t written_end, int64_t synced_end);
+/* Are enough replicas in sync for acks=quorum? @return STI_OK, STI_E_NOT_ENOUGH_REPLICAS */
+int brk_partition_quorum(struct brk_partition *part, struct sti_err *err);
+/* Use the storage handle outside the strand: it stays open until the read ends. NULL: there is
+ * none. */
+struct sti_storage_partition *brk_partition_read_begin(struct brk_partition *part);
+void brk_partition_read_end(struct brk_partition *part);
+/* Wait until no read is under way; part->store is NULL by then. @thread strand */
+void brk_partition_reads_wait(struct brk_partition *part);
+
+/* open.c: the coming and going of partitions, on their strands. They return true when the task's
+ * last reference was dropped. */
+void brk_open_run(struct sti_task *task);
+void brk_close_run(struct sti_task *task);
+void brk_settings_run(struct sti_task *task);
+/* The state changed; counts offline ones. @locks part->mu held */
+void brk_partition_set_state(struct brk_partition *part, int state, const struct sti_err *why);
+void brk_offline_report(struct broker *broker);
+/* Fail everything that waits at a partition. */
+void brk_partition_fail_all(struct brk_partition *part, int status, const char *why);
+
+/* ---- produce.c ---- */
+
+enum brk_row_state {
+    BRK_ROW_IDLE = 0,
+    BRK_ROW_QUEUED,
+    BRK_ROW_APPENDING,
+    BRK_ROW_WAITING,
+    BRK_ROW_DONE
+};
+
+struct brk_produce;
+
+struct brk_produce_row {
+    struct brk_produce_row *next;
+    struct brk_produce *produce;
+    struct sti_produce_row *row; /* the caller's */
+    struct brk_partition *part;  /* holds a reference until the block goes, or NULL */
+    int state;                   /* enum brk_row_state: @locks part->mu */
+    struct sti_batch_header header;
+    struct sti_append_batch batch;
+    uint32_t slice_first; /* in produce->slices */
+};
+
+struct brk_produce {
+    struct broker *broker;
+    struct sti_produce *call;
+    _Atomic uint32_t pending; /* rows, and one for the submission itself */
+    _Atomic uint32_t refs;
+    struct sti_timer timer;
+    bool timer_armed;
+    uint32_t row_count;
+    uint64_t started_us, bytes;
+    struct sti_slice *slices;
+    struct brk_produce_row rows[];
+};
+
+int brk_produce(void *self, struct sti_produce *call, struct sti_err *err);
+/* A row has its result. Called without locks. */
+void brk_produce_row_done(struct brk_produce_row *row, int status, const struct sti_err *err);
+int brk_admit(void *self, struct sti_admit *admit);
+
+/* ---- fetch.c ---- */
+
+struct brk_fetch_row {
+    struct brk_fetch_row *next, *prev; /* in part->waiters: @locks part->mu */
+    struct brk_fetch *fetch;
+    struct sti_fetch_row *row;
+    struct brk_partition *part; /* holds a reference, or NULL */
+    bool parked;                /* @locks part->mu */
+    int64_t offset, seen;       /* while parked: wanted, and what is no news */
+};
+
+int brk_fetch(void *self, struct sti_fetch *call, struct sti_err *err);
+void brk_fetch_cancel(void *self, struct sti_fetch *call);
+/* Wake the fetches that wait at a partition for records below its high watermark, or all. */
+void brk_fetch_wake(struct brk_partition *part, bool all);
+/* Wake every parked fetch of the node. */
+void brk_fetch_wake_all(struct broker *broker);
+
+/* ---- the other calls ---- */
+
+int brk_list_offsets(void *self, struct sti_list_offsets *call, struct sti_err *err);
+int brk_create_topic(void *self, struct sti_topic_change *call, struct sti_err *err);
+int brk_alter_topic(void *self, struct sti_topic_change *call, struct sti_err *err);
+int brk_delete_topic(void *self, struct sti_topic_change *call, struct sti_err *err);
+int brk_list_topics(void *self, const struct sti_request *request,
+                    void (*visit)(void *arg, const struct sti_topic_info *topic), void *arg,
+                    struct sti_err *err);
+int brk_describe_topic(void *self, const struct sti_request *request, const char *name,
+                       void (*visit)(void *arg, const struct sti_topic_info *topic), void *arg,
+                       struct sti_err *err);
+int brk_find_leader(void *self, const struct sti_request *request, const char *topic,
+                    int32_t partition, struct sti_node_info *out, struct sti_err *err);
+
+/* topics.c */
+extern const struct cat_observer brk_observer;
+extern const struct sti_metadata_fsm brk_fsm;
+/* A partition of a topic has finished opening or closing. After a close the partition's reference
+ * on its topic is gone. */
+void brk_topic_settled(struct brk_partition *part, bool closed, int status,
+                       const struct sti_err *err);
+/* Act on what the catalogue holds, and wait until every partition is open or offline. */
+void brk_boot(struct broker *broker);
+/* Close everything, and wait until the deadline. @return false: something still runs */
+bool brk_close_all(struct broker *broker, uint32_t deadline_ms);
+/* Without memory for a change that was committed the node cannot go on truthfully: says so and
+ * ends. */
+_Noreturn void brk_fatal(struct broker *broker, const char *what);
+
+/* retention.c */
+void brk_retention_start(struct broker *broker);
+void brk_retention_stop(struct broker *broker);
+void brk_retention_run(struct sti_task *task);
+
+/* May this request do so? Allow-all without an auth plugin. */
+int brk_authorize(struct broker *broker, const struct sti_request *request, int operation,
+                  const char *topic, struct sti_err *err);
+/* STI_OK, or STI_E_UNAVAILABLE while starting, draining or stopped. */
+int brk_serving(struct broker *broker, struct sti_err *err);
+
+static inline bool brk_id_is_zero(const uint8_t id[16])
+{
+    uint8_t any = 0;
+    for (int i = 0; i < 16; i++) {
+        any |= id[i];
+    }
+    return any == 0;
+}
+
+#endif /* STREAMIT_BROKER_INTERNAL_H */

@@ -1,0 +1,272 @@
+/* open.c -- the coming and going of one partition, on its strand.
+ *
+ * Opening: storage recovers the log, then replication takes charge of it. A partition that cannot
+ * be opened is *offline*: it keeps its reason, refuses appends with it, is counted and listed, and
+ * never stops the node. If storage could open it for reading (damage), it is read outside the
+ * damage.
+ *
+ * Missing storage. `create` says that the partition's storage may not have been made yet (the
+ * command TopicCreated was not committed): then it is made. Otherwise a durable storage that has no
+ * such partition has lost it, and the partition is offline with DATA_LOSS. A storage that is not
+ * durable begins empty after every start.
+ *
+ * Closing: the task runs after all others of the strand and is its last, so it may drop the
+ * strand's reference.
+ */
+#include <string.h>
+
+#include "broker/internal.h"
+
+void brk_offline_report(struct broker *broker)
+{
+    char detail[96];
+    uint32_t offline = atomic_load(&broker->offline);
+    snprintf(detail, sizeof detail, "%u partitions are offline and take no appends", offline);
+    broker->host->health(broker->host->ctx, "offline_partitions",
+                         offline == 0 ? STI_HEALTH_OK : STI_HEALTH_DEGRADED, detail);
+    sti_metric_set(broker->metrics.partitions_offline, offline);
+}
+
+void brk_partition_set_state(struct brk_partition *part, int state, const struct sti_err *why)
+{
+    bool was = part->state == BRK_PART_OFFLINE, is = state == BRK_PART_OFFLINE;
+    part->state = state;
+    if (why != NULL) {
+        part->why = *why;
+    }
+    if (is && !was) {
+        atomic_fetch_add(&part->broker->offline, 1);
+    } else if (was && !is) {
+        atomic_fetch_sub(&part->broker->offline, 1);
+    }
+}
+
+/* ---- what storage tells -------------------------------------------------------------------- */
+
+static void on_synced(void *ctx, int64_t synced_end)
+{
+    struct brk_partition *part = ctx;
+    pthread_mutex_lock(&part->mu);
+    bool moved = synced_end > atomic_load(&part->synced_end);
+    if (moved) {
+        atomic_store(&part->synced_end, synced_end);
+    }
+    bool serving = part->repl != NULL;
+    int64_t written = atomic_load(&part->written_end);
+    pthread_mutex_unlock(&part->mu);
+    if (moved && serving) {
+        brk_partition_progress(part, written, synced_end);
+    }
+}
+
+static void on_failed(void *ctx, const struct sti_err *err)
+{
+    struct brk_partition *part = ctx;
+    struct sti_err why;
+    sti_err_set(&why, STI_E_POISONED, "%s-%d takes no appends until it is reopened: %.150s",
+                part->topic, part->index, err->msg);
+    pthread_mutex_lock(&part->mu);
+    if (part->state == BRK_PART_ONLINE) {
+        brk_partition_set_state(part, BRK_PART_OFFLINE, &why);
+    }
+    pthread_mutex_unlock(&part->mu);
+    sti_log(part->broker->host, STI_LOG_ERROR, "partition_poisoned", why.msg,
+            STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index));
+    brk_offline_report(part->broker);
+}
+
+static const struct sti_storage_events events = {
+    .struct_size = sizeof events,
+    .synced = on_synced,
+    .failed = on_failed,
+};
+
+/* ---- opening ------------------------------------------------------------------------------- */
+
+static int open_storage(struct brk_partition *part, struct sti_storage_state *state,
+                        struct sti_err *err)
+{
+    struct sti_partition_id id = {
+        .struct_size = sizeof id, .partition = part->index, .topic = part->topic};
+    struct sti_storage_settings settings;
+    struct sti_storage_open args = {.struct_size = sizeof args,
+                                    .id = &id,
+                                    .settings = &settings,
+                                    .events = &events,
+                                    .events_ctx = part};
+    const struct sti_host *host = part->broker->host;
+    memcpy(id.topic_id, part->topic_id, sizeof id.topic_id);
+    set_for_storage(&part->values, &settings);
+    int rc = host->bind(host->ctx, STI_STORAGE_ID, part->values.storage, STI_STORAGE_MAJOR,
+                        STI_STORAGE_MINOR, &part->storage, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    const struct sti_storage *vt = sti_storage_of(&part->storage);
+    rc = vt->open(part->storage.self, &args, &part->store, state, err);
+    if (rc != STI_E_NOT_FOUND) {
+        return rc;
+    }
+    if (!part->create && (vt->iface.caps & STI_STORAGE_DURABLE) != 0) {
+        return sti_err_set(err, STI_E_DATA_LOSS,
+                           "%s-%d: its data is gone from storage %s; bring the folder back, or "
+                           "delete the topic",
+                           part->topic, part->index, part->values.storage);
+    }
+    args.flags = STI_STORAGE_CREATE;
+    return vt->open(part->storage.self, &args, &part->store, state, err);
+}
+
+static int open_replication(struct brk_partition *part, const struct sti_storage_state *state,
+                            struct sti_err *err)
+{
+    struct broker *broker = part->broker;
+    int32_t self = broker->host->node->node_id;
+    struct sti_replication_open args = {.struct_size = sizeof args,
+                                        .partition = part->index,
+                                        .topic = part->topic,
+                                        .ops = &brk_replication_ops,
+                                        .ctx = part,
+                                        .replicas = &self,
+                                        .replica_count = 1,
+                                        .min_insync = (int32_t)part->values.min_insync_replicas,
+                                        .written_end = state->written_end,
+                                        .synced_end = state->synced_end,
+                                        .durable_ends =
+                                            part->values.flush_policy == STI_FLUSH_COMMIT};
+    struct sti_replication_partition *repl = NULL;
+    memcpy(args.topic_id, part->topic_id, sizeof args.topic_id);
+    int rc =
+        sti_replication_of(&broker->replication)->open(broker->replication.self, &args, &repl, err);
+    pthread_mutex_lock(&part->mu);
+    part->repl = repl;
+    int64_t written = atomic_load(&part->written_end), synced = atomic_load(&part->synced_end);
+    pthread_mutex_unlock(&part->mu);
+    if (rc == STI_OK) {
+        brk_partition_progress(part, written, synced); /* what was synced meanwhile */
+    }
+    return rc;
+}
+
+static void open_ends(struct brk_partition *part, const struct sti_storage_state *state)
+{
+    pthread_mutex_lock(&part->mu);
+    atomic_store(&part->log_start, state->log_start);
+    atomic_store(&part->written_end, state->written_end);
+    if (state->synced_end > atomic_load(&part->synced_end)) {
+        atomic_store(&part->synced_end, state->synced_end);
+    }
+    atomic_store(&part->high_watermark, state->log_start);
+    part->next_offset = state->written_end;
+    part->stored_epoch = state->last_epoch;
+    pthread_mutex_unlock(&part->mu);
+}
+
+void brk_open_run(struct sti_task *task)
+{
+    struct brk_partition *part = BRK_CONTAINER_OF(task, struct brk_partition, open_task);
+    struct broker *broker = part->broker;
+    struct sti_storage_state state = {.struct_size = sizeof state};
+    struct sti_err err;
+    sti_err_clear(&err);
+    int rc = open_storage(part, &state, &err);
+    if (part->store != NULL) {
+        struct sti_err repl_err;
+        open_ends(part, &state);
+        int repl_rc = open_replication(part, &state, rc == STI_OK ? &err : &repl_err);
+        rc = rc == STI_OK ? repl_rc : rc;
+    }
+    pthread_mutex_lock(&part->mu);
+    if (part->state == BRK_PART_OPENING) {
+        brk_partition_set_state(part, rc == STI_OK ? BRK_PART_ONLINE : BRK_PART_OFFLINE, &err);
+    }
+    pthread_mutex_unlock(&part->mu);
+    if (rc != STI_OK) {
+        sti_log(broker->host, STI_LOG_ERROR, "partition_offline", err.msg,
+                STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
+                STI_F_STR("code", sti_status_name(rc)));
+    } else if (state.truncated_bytes > 0) {
+        sti_log(broker->host, STI_LOG_WARN, "tail_cut", "an unfinished tail was cut",
+                STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
+                STI_F_UINT("bytes", state.truncated_bytes), STI_F_INT("end", state.written_end));
+    }
+    brk_topic_settled(part, false, rc, &err);
+}
+
+/* ---- closing ------------------------------------------------------------------------------- */
+
+void brk_close_run(struct sti_task *task)
+{
+    struct brk_partition *part = BRK_CONTAINER_OF(task, struct brk_partition, close_task);
+    struct broker *broker = part->broker;
+    struct sti_err err;
+    int rc = STI_OK;
+    sti_err_clear(&err);
+    pthread_mutex_lock(&part->mu);
+    struct sti_storage_partition *store = part->store;
+    part->store = NULL;
+    pthread_mutex_unlock(&part->mu);
+    brk_partition_reads_wait(part);
+    if (store != NULL) {
+        rc = sti_storage_of(&part->storage)->close(store, &err);
+    }
+    /* Only now: until storage was closed its events could still reach replication. */
+    pthread_mutex_lock(&part->mu);
+    struct sti_replication_partition *repl = part->repl;
+    part->repl = NULL;
+    pthread_mutex_unlock(&part->mu);
+    if (repl != NULL) {
+        sti_replication_of(&broker->replication)->close(repl);
+    }
+    if (part->remove_after_close && part->storage.vtable == NULL) {
+        rc = broker->host->bind(broker->host->ctx, STI_STORAGE_ID, part->values.storage,
+                                STI_STORAGE_MAJOR, STI_STORAGE_MINOR, &part->storage, &err);
+    }
+    if (part->remove_after_close && rc == STI_OK) {
+        struct sti_partition_id id = {
+            .struct_size = sizeof id, .partition = part->index, .topic = part->topic};
+        memcpy(id.topic_id, part->topic_id, sizeof id.topic_id);
+        rc = sti_storage_of(&part->storage)->remove(part->storage.self, &id, &err);
+    }
+    if (rc != STI_OK) {
+        sti_log(broker->host, STI_LOG_ERROR, "partition_close_failed", err.msg,
+                STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
+                STI_F_STR("code", sti_status_name(rc)));
+    }
+    brk_topic_settled(part, true, rc, &err);
+    broker->host->strand_fini(broker->host->ctx, &part->strand);
+    brk_partition_unref(part); /* the strand's: the memory may go with it */
+}
+
+/* ---- changed settings ---------------------------------------------------------------------- */
+
+void brk_settings_run(struct sti_task *task)
+{
+    struct brk_partition *part = BRK_CONTAINER_OF(task, struct brk_partition, settings_task);
+    struct broker *broker = part->broker;
+    struct sti_storage_settings settings;
+    struct sti_err err;
+    pthread_mutex_lock(&part->mu);
+    part->settings_posted = false;
+    part->values = part->next_values;
+    struct sti_storage_partition *store = part->store;
+    pthread_mutex_unlock(&part->mu);
+    bool durable = part->values.flush_policy == STI_FLUSH_COMMIT;
+    atomic_store(&part->max_message_bytes, part->values.max_message_bytes);
+    atomic_store(&part->min_insync, part->values.min_insync_replicas);
+    if (store == NULL) {
+        return;
+    }
+    set_for_storage(&part->values, &settings);
+    int rc = sti_storage_of(&part->storage)->configure(store, &settings, &err);
+    if (rc != STI_OK) {
+        sti_log(broker->host, STI_LOG_ERROR, "partition_settings_refused", err.msg,
+                STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index));
+        return;
+    }
+    atomic_store(&part->durable, durable);
+    if (part->repl != NULL) {
+        sti_replication_of(&broker->replication)
+            ->configure(part->repl, durable, (int32_t)part->values.min_insync_replicas);
+    }
+}

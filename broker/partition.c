@@ -1,0 +1,575 @@
+/* partition.c -- the appends of one partition, from the queue to the acknowledgement.
+ *
+ * Rows that were checked wait in a queue. The strand takes all that waits, bounded in number and
+ * bytes, gives each batch its offsets, and hands them to storage in one call; meanwhile the next
+ * ones gather. That is what combines many small producers into few large writes. Once written, rows
+ * wait for their acks in the order of their offsets:
+ *
+ *     QUEUED --strand--> APPENDING --storage done--> WAITING --ends move--> DONE
+ *
+ * Tasks are posted to the strand under part->mu, so that none can follow the one that closes the
+ * partition.
+ *
+ * A row can be withdrawn (timeout, deletion) while it is QUEUED or WAITING; while APPENDING its
+ * bytes belong to storage.
+ *
+ * Ends. written_end, synced_end and the high watermark only grow while the partition is open. With
+ * durable acks the leader's ack goes by the synced end; the high watermark comes from the
+ * replication plugin, which was told to go by synced ends.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/internal.h"
+
+/* ---- references ---------------------------------------------------------------------------- */
+
+void brk_partition_ref(struct brk_partition *part)
+{
+    atomic_fetch_add_explicit(&part->refs, 1, memory_order_relaxed);
+}
+
+void brk_partition_unref(struct brk_partition *part)
+{
+    if (atomic_fetch_sub_explicit(&part->refs, 1, memory_order_acq_rel) == 1) {
+        pthread_mutex_destroy(&part->mu);
+        pthread_cond_destroy(&part->reads_cond);
+        free(part->topic);
+        free(part);
+    }
+}
+
+/* ---- acknowledgements ---------------------------------------------------------------------- */
+
+/* Is the row as safe as its producer asked? @locks part->mu held */
+static bool row_is_safe(const struct brk_partition *part, const struct brk_produce_row *row)
+{
+    int64_t end = row->batch.last_offset + 1;
+    if (row->produce->call->acks == STI_ACKS_QUORUM) {
+        return atomic_load(&part->high_watermark) >= end;
+    }
+    if (row->produce->call->acks == STI_ACKS_LEADER && atomic_load(&part->durable)) {
+        return atomic_load(&part->synced_end) >= end;
+    }
+    return true;
+}
+
+/* The floor that the producer asked for; 0 when it is reached. */
+static int row_floor(struct brk_produce_row *row, struct sti_err *err)
+{
+    const struct sti_produce *call = row->produce->call;
+    if (row->row->replicas < call->replicas_min ||
+        row->row->replicas_synced < call->replicas_synced_min) {
+        sti_err_set(err, STI_E_REPLICAS_LOST,
+                    "%s-%d: appended at %lld, but on %d replicas, %d of them synced; asked for %d "
+                    "and %d",
+                    row->part->topic, row->part->index, (long long)row->row->base_offset,
+                    row->row->replicas, row->row->replicas_synced, call->replicas_min,
+                    call->replicas_synced_min);
+        return STI_E_REPLICAS_LOST;
+    }
+    return STI_OK;
+}
+
+/* Fill what an ack says. @locks part->mu held */
+static void row_result(struct brk_partition *part, struct brk_produce_row *row)
+{
+    int64_t end = row->batch.last_offset + 1;
+    bool quorum = atomic_load(&part->high_watermark) >= end;
+    bool synced = atomic_load(&part->synced_end) >= end;
+    row->row->base_offset = row->batch.base_offset;
+    row->row->leader_epoch = row->batch.leader_epoch;
+    row->row->log_start = atomic_load(&part->log_start);
+    row->row->replicas = quorum && part->replicas > 1 ? part->replicas : 1;
+    row->row->replicas_synced =
+        synced ? (quorum && part->replicas_synced > 1 ? part->replicas_synced : 1) : 0;
+}
+
+/* Answer every written row whose acks are reached. */
+static void acks_resolve(struct brk_partition *part)
+{
+    struct brk_produce_row *ready = NULL, **ready_tail = &ready;
+    pthread_mutex_lock(&part->mu);
+    struct brk_produce_row **at = &part->acks_head;
+    part->acks_tail = NULL;
+    while (*at != NULL) {
+        struct brk_produce_row *row = *at;
+        if (row_is_safe(part, row)) {
+            *at = row->next;
+            row->next = NULL;
+            row->state = BRK_ROW_DONE;
+            row_result(part, row);
+            *ready_tail = row;
+            ready_tail = &row->next;
+        } else {
+            part->acks_tail = row;
+            at = &row->next;
+        }
+    }
+    pthread_mutex_unlock(&part->mu);
+    while (ready != NULL) {
+        struct brk_produce_row *row = ready;
+        struct sti_err err;
+        ready = row->next;
+        sti_metric_sub(part->broker->metrics.acks_waiting, 1);
+        int rc = row_floor(row, &err);
+        brk_produce_row_done(row, rc, rc == STI_OK ? NULL : &err);
+    }
+}
+
+/* From the replication plugin: everything below `offset` is safe. Any thread. */
+static void set_high_watermark(void *ctx, int64_t offset, int32_t replicas, int32_t synced)
+{
+    struct brk_partition *part = ctx;
+    pthread_mutex_lock(&part->mu);
+    bool moved = offset > atomic_load(&part->high_watermark);
+    if (moved) {
+        atomic_store(&part->high_watermark, offset);
+        part->replicas = replicas;
+        part->replicas_synced = synced;
+    }
+    bool waiting = part->acks_head != NULL;
+    bool fetches = moved && part->waiters != NULL;
+    pthread_mutex_unlock(&part->mu);
+    if (moved && waiting) {
+        acks_resolve(part);
+    }
+    if (fetches) {
+        brk_fetch_wake(part, false);
+    }
+}
+
+const struct sti_replication_ops brk_replication_ops = {
+    .struct_size = sizeof(struct sti_replication_ops),
+    .set_high_watermark = set_high_watermark,
+};
+
+void brk_partition_progress(struct brk_partition *part, int64_t written_end, int64_t synced_end)
+{
+    sti_replication_of(&part->broker->replication)->progress(part->repl, written_end, synced_end);
+    acks_resolve(part);
+}
+
+int brk_partition_quorum(struct brk_partition *part, struct sti_err *err)
+{
+    int64_t min = atomic_load_explicit(&part->min_insync, memory_order_relaxed);
+    int32_t in_sync = 1;
+    if (min <= 1) {
+        return STI_OK;
+    }
+    pthread_mutex_lock(&part->mu);
+    if (part->repl != NULL) {
+        in_sync = sti_replication_of(&part->broker->replication)->in_sync(part->repl);
+    }
+    pthread_mutex_unlock(&part->mu);
+    if (in_sync >= min) {
+        return STI_OK;
+    }
+    return sti_err_set(err, STI_E_NOT_ENOUGH_REPLICAS,
+                       "%s-%d: %d replicas are in sync, min.insync.replicas is %lld", part->topic,
+                       part->index, in_sync, (long long)min);
+}
+
+/* ---- reading beside the strand ------------------------------------------------------------- */
+
+struct sti_storage_partition *brk_partition_read_begin(struct brk_partition *part)
+{
+    pthread_mutex_lock(&part->mu);
+    struct sti_storage_partition *store = part->store;
+    if (store != NULL) {
+        part->reads++;
+    }
+    pthread_mutex_unlock(&part->mu);
+    return store;
+}
+
+void brk_partition_read_end(struct brk_partition *part)
+{
+    pthread_mutex_lock(&part->mu);
+    if (--part->reads == 0) {
+        pthread_cond_signal(&part->reads_cond);
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
+void brk_partition_reads_wait(struct brk_partition *part)
+{
+    pthread_mutex_lock(&part->mu);
+    while (part->reads > 0) {
+        pthread_cond_wait(&part->reads_cond, &part->mu);
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
+/* ---- appending ----------------------------------------------------------------------------- */
+
+/* Take from the queue what one append may hold. @locks part->mu held */
+static struct brk_produce_row *queue_take(struct brk_partition *part, uint32_t *count)
+{
+    struct brk_produce_row *first = part->queue_head, *last = NULL;
+    uint64_t bytes = 0;
+    *count = 0;
+    for (struct brk_produce_row *row = first; row != NULL; row = row->next) {
+        if (*count > 0 &&
+            (*count == BRK_APPEND_BATCHES_MAX || bytes + row->batch.len > BRK_APPEND_BYTES_MAX)) {
+            break;
+        }
+        bytes += row->batch.len;
+        row->state = BRK_ROW_APPENDING;
+        last = row;
+        (*count)++;
+    }
+    if (last != NULL) {
+        part->queue_head = last->next;
+        if (part->queue_head == NULL) {
+            part->queue_tail = NULL;
+        }
+        last->next = NULL;
+    }
+    return first;
+}
+
+/* The epochs of a log and where each began, in the layout of Kafka's checkpoint file, beside the
+ * log. Written before the first batch of an epoch, so that the checkpoint is never behind the log.
+ */
+static int epoch_checkpoint(struct brk_partition *part, struct sti_err *err)
+{
+    const struct sti_storage *vt = sti_storage_of(&part->storage);
+    static const char name[] = "leader-epoch-checkpoint";
+    void *old = NULL;
+    size_t old_len = 0;
+    char *text = NULL;
+    if ((vt->iface.caps & STI_STORAGE_BLOBS) == 0 || part->stored_epoch >= part->leader_epoch) {
+        return STI_OK;
+    }
+    int rc = vt->blob_get(part->store, name, &old, &old_len, err);
+    if (rc != STI_OK && rc != STI_E_NOT_FOUND) {
+        return rc;
+    }
+    /* version line, count line, then one line an epoch */
+    const char *lines = "";
+    int lines_len = 0;
+    unsigned long count = 0;
+    if (rc == STI_OK && old_len > 2 && memcmp(old, "0\n", 2) == 0) {
+        const char *body = memchr((char *)old + 2, '\n', old_len - 2);
+        count = strtoul((char *)old + 2, NULL, 10);
+        lines = body == NULL ? "" : body + 1;
+        lines_len = body == NULL ? 0 : (int)(old_len - (size_t)(lines - (char *)old));
+    }
+    int len = asprintf(&text, "0\n%lu\n%.*s%d %lld\n", count + 1, lines_len, lines,
+                       part->leader_epoch, (long long)part->next_offset);
+    rc = len < 0
+             ? sti_err_set(err, STI_E_NO_MEMORY, "%s-%d: out of memory", part->topic, part->index)
+             : vt->blob_put(part->store, name, text, (size_t)len, err);
+    if (rc == STI_OK) {
+        part->stored_epoch = part->leader_epoch;
+    }
+    free(len < 0 ? NULL : text);
+    free(old);
+    return rc;
+}
+
+static void append_done(struct sti_storage_append *op, int status, const struct sti_err *err);
+
+/* Offsets and epoch for each batch, in the order of the queue. */
+static void append_prepare(struct brk_partition *part, struct brk_produce_row *rows)
+{
+    int64_t offset = part->next_offset;
+    uint32_t i = 0;
+    for (struct brk_produce_row *row = rows; row != NULL; row = row->next) {
+        struct sti_append_batch *batch = &row->batch;
+        batch->base_offset = offset;
+        batch->last_offset = offset + row->header.last_offset_delta;
+        batch->leader_epoch = part->leader_epoch;
+        sti_batch_patch(batch->head, offset, batch->len, part->leader_epoch);
+        offset = batch->last_offset + 1;
+        ((struct sti_append_batch **)(uintptr_t)part->append.batches)[i++] = batch;
+    }
+}
+
+/* Hand rows to storage. @thread strand */
+static void append_start(struct brk_partition *part, struct brk_produce_row *rows, uint32_t count)
+{
+    struct sti_err err;
+    struct sti_append_batch **batches = part->append_few;
+    sti_err_clear(&err);
+    part->append_rows = rows;
+    part->append = (struct sti_storage_append){
+        .struct_size = sizeof part->append, .batch_count = count, .done = append_done};
+    if (count > BRK_APPEND_FEW) {
+        batches = malloc(count * sizeof(*batches));
+        if (batches == NULL) {
+            sti_err_set(&err, STI_E_NO_MEMORY, "%s-%d: out of memory", part->topic, part->index);
+            part->append.batches = part->append_few;
+            append_done(&part->append, STI_E_NO_MEMORY, &err);
+            return;
+        }
+    }
+    part->append.batches = batches;
+    append_prepare(part, rows);
+    part->append_started_us = sti_now_us(part->broker->host);
+    int rc = epoch_checkpoint(part, &err);
+    if (rc == STI_OK) {
+        rc = sti_storage_of(&part->storage)->append(part->store, &part->append);
+        if (rc != STI_OK) {
+            sti_err_set(&err, rc, "%s-%d: storage refuses the append: %s", part->topic, part->index,
+                        sti_status_text(rc));
+        }
+    }
+    if (rc != STI_OK) {
+        append_done(&part->append, rc, &err);
+    }
+}
+
+/* Move appended rows to those that wait for their acks. */
+static void append_succeeded(struct brk_partition *part, struct brk_produce_row *rows)
+{
+    struct brk_metrics *m = &part->broker->metrics;
+    uint32_t count = 0;
+    pthread_mutex_lock(&part->mu);
+    if (part->acks_tail != NULL) {
+        part->acks_tail->next = rows;
+    } else {
+        part->acks_head = rows;
+    }
+    for (struct brk_produce_row *row = rows; row != NULL; row = row->next) {
+        row->state = BRK_ROW_WAITING;
+        part->acks_tail = row;
+        part->next_offset = row->batch.last_offset + 1;
+        sti_metric_add(m->produce_records, (uint64_t)row->header.record_count);
+        sti_metric_add(m->produce_bytes, row->batch.len);
+        count++;
+    }
+    atomic_store(&part->written_end, part->next_offset);
+    int64_t synced = atomic_load(&part->synced_end);
+    pthread_mutex_unlock(&part->mu);
+    sti_metric_add(m->produce_batches, count);
+    sti_metric_add(m->acks_waiting, count);
+    brk_partition_progress(part, part->next_offset, synced);
+}
+
+static void append_failed(struct brk_partition *part, struct brk_produce_row *rows, int status,
+                          const struct sti_err *err)
+{
+    while (rows != NULL) {
+        struct brk_produce_row *row = rows;
+        rows = row->next;
+        row->row->bytes_needed = part->append.bytes_needed;
+        pthread_mutex_lock(&part->mu);
+        row->state = BRK_ROW_DONE;
+        pthread_mutex_unlock(&part->mu);
+        brk_produce_row_done(row, status, err);
+    }
+}
+
+/* Any thread; often the strand itself, inside the call of append. */
+static void append_done(struct sti_storage_append *op, int status, const struct sti_err *err)
+{
+    struct brk_partition *part = BRK_CONTAINER_OF(op, struct brk_partition, append);
+    struct brk_metrics *m = &part->broker->metrics;
+    const struct sti_host *host = part->broker->host;
+    struct brk_produce_row *rows = part->append_rows;
+    if (op->batches != part->append_few) {
+        free((void *)(uintptr_t)op->batches);
+    }
+    part->append_rows = NULL;
+    sti_metric_add(m->appends, 1);
+    sti_histogram_record(m->append_us, sti_now_us(host) - part->append_started_us);
+    if (status == STI_OK) {
+        append_succeeded(part, rows);
+    } else {
+        append_failed(part, rows, status, err);
+    }
+    /* `appending` goes false last: until then neither the strand nor a close touches the append. */
+    pthread_mutex_lock(&part->mu);
+    part->appending = false;
+    if (part->queue_head != NULL && !part->append_posted) {
+        part->append_posted = true;
+        host->strand_post(host->ctx, &part->strand, &part->append_task);
+    }
+    if (part->close_wanted && !part->close_posted) {
+        part->close_posted = true;
+        host->strand_post(host->ctx, &part->strand, &part->close_task);
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
+/* @thread strand */
+static void append_run(struct sti_task *task)
+{
+    struct brk_partition *part = BRK_CONTAINER_OF(task, struct brk_partition, append_task);
+    uint32_t count = 0;
+    struct brk_produce_row *rows = NULL;
+    pthread_mutex_lock(&part->mu);
+    part->append_posted = false;
+    if (!part->appending) {
+        rows = queue_take(part, &count);
+        part->appending = rows != NULL;
+    }
+    pthread_mutex_unlock(&part->mu);
+    if (rows != NULL) {
+        append_start(part, rows, count);
+    }
+}
+
+int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *row,
+                          struct sti_err *err)
+{
+    const struct sti_host *host = part->broker->host;
+    int rc = STI_OK;
+    pthread_mutex_lock(&part->mu);
+    if (part->state == BRK_PART_ONLINE) {
+        row->state = BRK_ROW_QUEUED;
+        row->next = NULL;
+        if (part->queue_tail != NULL) {
+            part->queue_tail->next = row;
+        } else {
+            part->queue_head = row;
+        }
+        part->queue_tail = row;
+        if (!part->append_posted && !part->appending) {
+            part->append_posted = true;
+            host->strand_post(host->ctx, &part->strand, &part->append_task);
+        }
+    } else if (part->state == BRK_PART_CLOSED) {
+        rc = sti_err_set(err, STI_E_UNKNOWN_TOPIC, "topic %s is being deleted", part->topic);
+    } else if (part->state == BRK_PART_OPENING) {
+        rc = sti_err_set(err, STI_E_UNAVAILABLE, "%s-%d is being opened", part->topic, part->index);
+    } else {
+        rc = part->why.code;
+        *err = part->why;
+    }
+    pthread_mutex_unlock(&part->mu);
+    return rc;
+}
+
+/* Unlink a row from a list. @locks part->mu held */
+static bool list_remove(struct brk_produce_row **head, struct brk_produce_row **tail,
+                        const struct brk_produce_row *row)
+{
+    struct brk_produce_row *before = NULL;
+    for (struct brk_produce_row **at = head; *at != NULL; before = *at, at = &(*at)->next) {
+        if (*at == row) {
+            *at = row->next;
+            if (*tail == row) {
+                *tail = before;
+            }
+            return true;
+        }
+    }
+    return false;
+}
+
+bool brk_partition_withdraw(struct brk_partition *part, struct brk_produce_row *row)
+{
+    bool out = false;
+    pthread_mutex_lock(&part->mu);
+    if (row->state == BRK_ROW_QUEUED) {
+        out = list_remove(&part->queue_head, &part->queue_tail, row);
+    } else if (row->state == BRK_ROW_WAITING) {
+        out = list_remove(&part->acks_head, &part->acks_tail, row);
+        sti_metric_sub(part->broker->metrics.acks_waiting, out ? 1 : 0);
+    }
+    if (out) {
+        row->state = BRK_ROW_DONE;
+    }
+    pthread_mutex_unlock(&part->mu);
+    return out;
+}
+
+void brk_partition_fail_all(struct brk_partition *part, int status, const char *why)
+{
+    struct sti_err err;
+    sti_err_set(&err, status, "%s-%d %s", part->topic, part->index, why);
+    pthread_mutex_lock(&part->mu);
+    struct brk_produce_row *queued = part->queue_head, *waiting = part->acks_head;
+    part->queue_head = part->queue_tail = part->acks_head = part->acks_tail = NULL;
+    for (struct brk_produce_row *row = queued; row != NULL; row = row->next) {
+        row->state = BRK_ROW_DONE;
+    }
+    for (struct brk_produce_row *row = waiting; row != NULL; row = row->next) {
+        row->state = BRK_ROW_DONE;
+    }
+    pthread_mutex_unlock(&part->mu);
+    for (int list = 0; list < 2; list++) {
+        struct brk_produce_row *row = list == 0 ? waiting : queued;
+        while (row != NULL) {
+            struct brk_produce_row *next = row->next;
+            sti_metric_sub(part->broker->metrics.acks_waiting, list == 0 ? 1 : 0);
+            brk_produce_row_done(row, status, &err);
+            row = next;
+        }
+    }
+    brk_fetch_wake(part, true);
+}
+
+/* ---- making and posting -------------------------------------------------------------------- */
+
+struct brk_partition *brk_partition_new(struct brk_topic *owner, int32_t index,
+                                        int32_t leader_epoch, const struct set_values *values,
+                                        bool create)
+{
+    struct broker *broker = owner->broker;
+    struct brk_partition *part = calloc(1, sizeof *part);
+    if (part == NULL || (part->topic = strdup(owner->name)) == NULL) {
+        free(part);
+        return NULL;
+    }
+    atomic_init(&part->refs, 1);
+    part->broker = broker;
+    part->owner = owner;
+    memcpy(part->topic_id, owner->id, sizeof part->topic_id);
+    part->index = index;
+    part->leader_epoch = leader_epoch;
+    part->values = *values;
+    atomic_init(&part->max_message_bytes, values->max_message_bytes);
+    atomic_init(&part->min_insync, values->min_insync_replicas);
+    atomic_init(&part->durable, values->flush_policy == STI_FLUSH_COMMIT);
+    part->create = create;
+    part->open_task.run = brk_open_run;
+    part->append_task.run = append_run;
+    part->settings_task.run = brk_settings_run;
+    part->retention_task.run = brk_retention_run;
+    part->close_task.run = brk_close_run;
+    pthread_mutex_init(&part->mu, NULL);
+    pthread_cond_init(&part->reads_cond, NULL);
+    broker->host->strand_init(broker->host->ctx, &part->strand);
+    return part;
+}
+
+void brk_partition_open(struct brk_partition *part)
+{
+    const struct sti_host *host = part->broker->host;
+    brk_partition_ref(part); /* the strand's, until the close has run */
+    atomic_fetch_add_explicit(&part->owner->refs, 1, memory_order_relaxed);
+    host->strand_post(host->ctx, &part->strand, &part->open_task);
+}
+
+void brk_partition_close(struct brk_partition *part, bool remove)
+{
+    const struct sti_host *host = part->broker->host;
+    pthread_mutex_lock(&part->mu);
+    bool post = !part->close_posted && !part->appending;
+    part->close_wanted = true;
+    part->close_posted = part->close_posted || post;
+    part->remove_after_close = remove;
+    brk_partition_set_state(part, BRK_PART_CLOSED, NULL);
+    pthread_mutex_unlock(&part->mu);
+    brk_partition_fail_all(part, remove ? STI_E_UNKNOWN_TOPIC : STI_E_UNAVAILABLE,
+                           remove ? "is being deleted" : "is closed: this node is stopping");
+    if (post) {
+        host->strand_post(host->ctx, &part->strand, &part->close_task);
+    }
+}
+
+void brk_partition_settings(struct brk_partition *part, const struct set_values *values)
+{
+    const struct sti_host *host = part->broker->host;
+    pthread_mutex_lock(&part->mu);
+    part->next_values = *values;
+    if (!part->settings_posted && !part->close_wanted) {
+        part->settings_posted = true;
+        host->strand_post(host->ctx, &part->strand, &part->settings_task);
+    }
+    pthread_mutex_unlock(&part->mu);
+}

@@ -1,0 +1,333 @@
+/* plugin.c -- the broker as a built-in plugin: descriptor, options, lifecycle.
+ *
+ * Start: metadata is opened (restore and replay), then every partition of the catalogue, in
+ * parallel; when all are open or offline, calls are taken. Drain: new calls are refused, fetches
+ * that wait are answered. Stop: partitions are closed, then metadata.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/broker_plugin.h"
+#include "broker/internal.h"
+
+/* ---- what every call asks ------------------------------------------------------------------ */
+
+int brk_serving(struct broker *broker, struct sti_err *err)
+{
+    int state = atomic_load_explicit(&broker->state, memory_order_relaxed);
+    if (state == BRK_SERVING) {
+        return STI_OK;
+    }
+    return sti_err_set(err, STI_E_UNAVAILABLE,
+                       state == BRK_CREATED ? "the node is starting" : "the node is stopping");
+}
+
+int brk_authorize(struct broker *broker, const struct sti_request *request, int operation,
+                  const char *topic, struct sti_err *err)
+{
+    if (!broker->has_auth) {
+        return STI_OK;
+    }
+    return sti_auth_of(&broker->auth)
+        ->authorize(broker->auth.self, request, operation, STI_RESOURCE_TOPIC, topic, err);
+}
+
+/* ---- lifecycle ----------------------------------------------------------------------------- */
+
+static int broker_create(const struct sti_host *host, const void *conf, void **self,
+                         struct sti_err *err)
+{
+    struct broker *broker = calloc(1, sizeof *broker);
+    pthread_condattr_t attr;
+    *self = NULL;
+    if (broker == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "broker: out of memory");
+    }
+    broker->host = host;
+    broker->conf = conf;
+    atomic_init(&broker->state, BRK_CREATED);
+    pthread_mutex_init(&broker->admin_mu, NULL);
+    pthread_mutex_init(&broker->admit_mu, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&broker->settled_cond, &attr);
+    pthread_condattr_destroy(&attr);
+    brk_table_init(broker);
+    cat_init(&broker->catalog, &brk_observer, broker);
+    *self = broker;
+    return STI_OK;
+}
+
+static void broker_destroy(void *self)
+{
+    struct broker *broker = self;
+    brk_table_fini(broker);
+    cat_fini(&broker->catalog);
+    pthread_cond_destroy(&broker->settled_cond);
+    pthread_mutex_destroy(&broker->admin_mu);
+    pthread_mutex_destroy(&broker->admit_mu);
+    free(broker);
+}
+
+static struct sti_metric *metric(struct broker *broker, int type, const char *name,
+                                 const char *labels, const char *help)
+{
+    return broker->host->metric(broker->host->ctx, type, name, labels, help);
+}
+
+static void metrics_register(struct broker *broker)
+{
+    const struct sti_host *host = broker->host;
+    struct brk_metrics *m = &broker->metrics;
+    const int counter = STI_METRIC_COUNTER, gauge = STI_METRIC_GAUGE;
+    m->produce_requests =
+        metric(broker, counter, "streamit_produce_requests_total", NULL, "Produce calls taken");
+    m->produce_rows_ok = metric(broker, counter, "streamit_produce_partitions_total",
+                                "result=\"ok\"", "Partitions of produce calls, by result");
+    m->produce_rows_failed = metric(broker, counter, "streamit_produce_partitions_total",
+                                    "result=\"error\"", "Partitions of produce calls, by result");
+    m->produce_throttled = metric(broker, counter, "streamit_produce_throttled_total", NULL,
+                                  "Produce calls refused by admission");
+    m->produce_bytes = metric(broker, counter, "streamit_produce_bytes_total", NULL,
+                              "Bytes of record batches appended");
+    m->produce_batches =
+        metric(broker, counter, "streamit_produce_batches_total", NULL, "Record batches appended");
+    m->produce_records =
+        metric(broker, counter, "streamit_produce_records_total", NULL, "Records appended");
+    m->appends = metric(broker, counter, "streamit_storage_appends_total", NULL,
+                        "Appends handed to storage, each of one or more batches");
+    m->fetch_requests =
+        metric(broker, counter, "streamit_fetch_requests_total", NULL, "Fetch calls taken");
+    m->fetch_bytes = metric(broker, counter, "streamit_fetch_bytes_total", NULL,
+                            "Bytes of record batches handed out");
+    m->fetch_rows_failed = metric(broker, counter, "streamit_fetch_partition_errors_total", NULL,
+                                  "Partitions of fetch calls answered with an error");
+    m->trimmed_segments = metric(broker, counter, "streamit_retention_segments_total", NULL,
+                                 "Segments dropped by retention");
+    m->inflight_bytes = metric(broker, gauge, "streamit_produce_inflight_bytes", NULL,
+                               "Bytes of produce calls not yet answered");
+    m->acks_waiting = metric(broker, gauge, "streamit_produce_acks_waiting", NULL,
+                             "Appended batches that wait for their acks");
+    m->fetches_parked =
+        metric(broker, gauge, "streamit_fetch_parked", NULL, "Fetch calls that wait for data");
+    m->topics = metric(broker, gauge, "streamit_topics", NULL, "Topics");
+    m->partitions = metric(broker, gauge, "streamit_partitions", NULL, "Partitions");
+    m->partitions_offline = metric(broker, gauge, "streamit_partitions_offline", NULL,
+                                   "Partitions that take no appends");
+    m->append_us = host->histogram(host->ctx, "streamit_storage_append_seconds", NULL,
+                                   "Time of an append in storage");
+    m->produce_us = host->histogram(host->ctx, "streamit_produce_seconds", NULL,
+                                    "Time from a produce call to its answer");
+    m->fetch_us = host->histogram(host->ctx, "streamit_fetch_seconds", NULL,
+                                  "Time from a fetch call to its answer, waiting included");
+}
+
+static int broker_bind(struct broker *broker, struct sti_err *err)
+{
+    const struct sti_host *host = broker->host;
+    int rc = host->bind(host->ctx, STI_METADATA_ID, NULL, STI_METADATA_MAJOR, STI_METADATA_MINOR,
+                        &broker->metadata, err);
+    if (rc == STI_OK) {
+        rc = host->bind(host->ctx, STI_REPLICATION_ID, NULL, STI_REPLICATION_MAJOR,
+                        STI_REPLICATION_MINOR, &broker->replication, err);
+    }
+    if (rc == STI_OK) {
+        int found = host->bind(host->ctx, STI_AUTH_ID, NULL, STI_AUTH_MAJOR, STI_AUTH_MINOR,
+                               &broker->auth, err);
+        broker->has_auth = found == STI_OK;
+        rc = found == STI_E_NOT_FOUND ? STI_OK : found;
+    }
+    return rc;
+}
+
+static int broker_start(void *self, struct sti_err *err)
+{
+    struct broker *broker = self;
+    int rc = broker_bind(broker, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    metrics_register(broker);
+    rc = sti_metadata_of(&broker->metadata)->open(broker->metadata.self, &brk_fsm, broker, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    brk_boot(broker);
+    brk_retention_start(broker);
+    atomic_store(&broker->state, BRK_SERVING);
+    return STI_OK;
+}
+
+static int broker_drain(void *self, uint32_t deadline_ms, struct sti_err *err)
+{
+    struct broker *broker = self;
+    (void)deadline_ms;
+    (void)err;
+    atomic_store(&broker->state, BRK_DRAINING);
+    brk_retention_stop(broker);
+    brk_fetch_wake_all(broker);
+    return STI_OK;
+}
+
+static int broker_stop(void *self, uint32_t deadline_ms, struct sti_err *err)
+{
+    struct broker *broker = self;
+    (void)broker_drain(self, deadline_ms, err);
+    atomic_store(&broker->state, BRK_STOPPED);
+    bool all = brk_close_all(broker, deadline_ms);
+    sti_metadata_of(&broker->metadata)->close(broker->metadata.self);
+    return all ? STI_OK
+               : sti_err_set(err, STI_E_TIMED_OUT, "partitions were still being closed after %u ms",
+                             deadline_ms);
+}
+
+/* ---- options ------------------------------------------------------------------------------- */
+
+#define AT(field) offsetof(struct brk_conf, field)
+#define OPT_INT(name, at, default_text, low, high, of, text)                                       \
+    static const struct sti_option opt_##name = {.struct_size = sizeof(struct sti_option),         \
+                                                 .key = #name,                                     \
+                                                 .type = STI_OPT_INT,                              \
+                                                 .offset = AT(at),                                 \
+                                                 .def = default_text,                              \
+                                                 .min = low,                                       \
+                                                 .max = high,                                      \
+                                                 .unit = of,                                       \
+                                                 .help = text}
+
+OPT_INT(segment_bytes, defaults.segment_bytes, "128M", 1 << 14, 1 << 30, "bytes",
+        "Default of the topic setting segment.bytes.");
+OPT_INT(segment_ms, defaults.segment_ms, "604800000", 1, INT64_MAX, "ms",
+        "Default of the topic setting segment.ms.");
+OPT_INT(index_interval_bytes, defaults.index_interval_bytes, "4096", 64, 1 << 30, "bytes",
+        "Default of the topic setting index.interval.bytes.");
+OPT_INT(retention_bytes, defaults.retention_bytes, "-1", -1, INT64_MAX, "bytes",
+        "Default of the topic setting retention.bytes; -1: no limit.");
+OPT_INT(retention_ms, defaults.retention_ms, "604800000", -1, INT64_MAX, "ms",
+        "Default of the topic setting retention.ms; -1: no limit.");
+OPT_INT(max_message_bytes, defaults.max_message_bytes, "2M", 1024, 1 << 30, "bytes",
+        "Default of the topic setting max.message.bytes.");
+OPT_INT(min_insync_replicas, defaults.min_insync_replicas, "1", 1, 1000, NULL,
+        "Default of the topic setting min.insync.replicas.");
+OPT_INT(flush_interval_ms, defaults.flush_interval_ms, "1000", 1, 86400000, "ms",
+        "Default of the topic setting flush.interval.ms.");
+OPT_INT(default_partitions, default_partitions, "1", 1, 1000000, NULL,
+        "Partitions of a topic that is created without a number.");
+OPT_INT(default_replication, default_replication, "1", 1, 1000, NULL,
+        "Replicas of a topic that is created without a number.");
+OPT_INT(partitions_per_topic_max, partitions_per_topic_max, "1000", 1, 1000000, NULL,
+        "A topic with more partitions is refused.");
+OPT_INT(partitions_max, partitions_max, "20000", 1, 10000000, NULL,
+        "Partitions of all topics of this node; more are refused.");
+OPT_INT(topics_max, topics_max, "10000", 1, 10000000, NULL, "Topics; more are refused.");
+OPT_INT(inflight_bytes_max, inflight_bytes_max, "64M", 1, INT64_MAX, "bytes",
+        "Bytes of produce calls not yet answered; calls beyond it get THROTTLED.");
+OPT_INT(produce_timeout_ms, produce_timeout_ms, "30000", 1, 3600000, "ms",
+        "How long a produce call without a timeout of its own waits for its acks.");
+OPT_INT(fetch_bytes_max, fetch_bytes_max, "55M", 1024, 1 << 30, "bytes",
+        "The most that one fetch call is answered with, whatever it asks for.");
+OPT_INT(fetch_wait_max_ms, fetch_wait_max_ms, "300000", 0, 3600000, "ms",
+        "The longest that a fetch call may wait for data.");
+OPT_INT(retention_check_interval_ms, retention_check_interval_ms, "300000", 10, 86400000, "ms",
+        "How often old segments are looked for.");
+
+static const struct sti_option opt_flush_policy = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "flush_policy",
+    .type = STI_OPT_ENUM,
+    .offset = AT(defaults.flush_policy),
+    .def = "onroll",
+    .choices = set_flush_policies,
+    .help = "Default of the topic setting flush.policy."};
+static const struct sti_option opt_storage = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "storage",
+    .type = STI_OPT_STRING,
+    .offset = AT(defaults.storage),
+    .def = "storage_mmap",
+    .min = 1,
+    .max = SET_STORAGE_MAX,
+    .help = "Default of the topic setting storage: the instance that keeps new topics."};
+
+static const struct sti_option *const options[] = {&opt_default_partitions,
+                                                   &opt_default_replication,
+                                                   &opt_fetch_bytes_max,
+                                                   &opt_fetch_wait_max_ms,
+                                                   &opt_flush_interval_ms,
+                                                   &opt_flush_policy,
+                                                   &opt_index_interval_bytes,
+                                                   &opt_inflight_bytes_max,
+                                                   &opt_max_message_bytes,
+                                                   &opt_min_insync_replicas,
+                                                   &opt_partitions_max,
+                                                   &opt_partitions_per_topic_max,
+                                                   &opt_produce_timeout_ms,
+                                                   &opt_retention_bytes,
+                                                   &opt_retention_check_interval_ms,
+                                                   &opt_retention_ms,
+                                                   &opt_segment_bytes,
+                                                   &opt_segment_ms,
+                                                   &opt_storage,
+                                                   &opt_topics_max,
+                                                   NULL};
+
+/* ---- descriptor ---------------------------------------------------------------------------- */
+
+static const struct sti_broker vtable = {
+    .iface = {.struct_size = sizeof(struct sti_broker),
+              .major = STI_BROKER_MAJOR,
+              .minor = STI_BROKER_MINOR,
+              .id = STI_BROKER_ID},
+    .produce = brk_produce,
+    .fetch = brk_fetch,
+    .fetch_cancel = brk_fetch_cancel,
+    .list_offsets = brk_list_offsets,
+    .create_topic = brk_create_topic,
+    .alter_topic = brk_alter_topic,
+    .delete_topic = brk_delete_topic,
+    .list_topics = brk_list_topics,
+    .describe_topic = brk_describe_topic,
+    .find_leader = brk_find_leader,
+    .admit = brk_admit,
+};
+static const struct sti_iface *const provides[] = {&vtable.iface, NULL};
+
+#define NEED(name, id, prefix, how)                                                                \
+    static const struct sti_requirement need_##name = {.struct_size =                              \
+                                                           sizeof(struct sti_requirement),         \
+                                                       .major = prefix##_MAJOR,                    \
+                                                       .minor = prefix##_MINOR,                    \
+                                                       .iface = id,                                \
+                                                       .flags = how}
+NEED(storage, STI_STORAGE_ID, STI_STORAGE, 0);
+NEED(metadata, STI_METADATA_ID, STI_METADATA, 0);
+NEED(replication, STI_REPLICATION_ID, STI_REPLICATION, 0);
+NEED(auth, STI_AUTH_ID, STI_AUTH, STI_NEED_OPTIONAL);
+static const struct sti_requirement *const needs[] = {&need_storage, &need_metadata,
+                                                      &need_replication, &need_auth, NULL};
+
+static const struct sti_lifecycle life = {
+    .struct_size = sizeof(struct sti_lifecycle),
+    .create = broker_create,
+    .start = broker_start,
+    .drain = broker_drain,
+    .stop = broker_stop,
+    .destroy = broker_destroy,
+};
+
+const struct sti_plugin sti_broker_plugin = {
+    .magic = STI_PLUGIN_MAGIC,
+    .struct_size = sizeof(struct sti_plugin),
+    .abi_major = STI_ABI_MAJOR,
+    .abi_minor = STI_ABI_MINOR,
+    .flags = 0,
+    .name = "broker",
+    .version = "0.1.0",
+    .license = "Apache-2.0",
+    .summary = "Topics, partitions, produce and fetch",
+    .options = options,
+    .conf_size = sizeof(struct brk_conf),
+    .provides = provides,
+    .needs = needs,
+    .life = &life,
+};

@@ -1,0 +1,338 @@
+/* produce.c -- a produce call: checked row by row, queued at its partitions, answered when its last
+ * row is.
+ *
+ * Everything that can be known without the log is checked on the caller's thread: admission,
+ * rights, topic and partition, the batch itself with its CRC. What passes is queued; what does not
+ * is answered with its own code, and the other rows go on.
+ *
+ * Lifetimes. A call has one block of memory. `pending` counts rows without a result, plus one for
+ * the submission itself, so that the call cannot be answered while rows are still being queued;
+ * `refs` keeps the block for the timer's task, which may run late.
+ *
+ * Admission. Bytes of a call count from here until its answer. Beyond broker.inflight_bytes_max a
+ * call is answered THROTTLED, in every row and without looking at it, except that a single call is
+ * always taken when nothing else is in flight: a limit below one message must not be a dead end.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/internal.h"
+
+/* ---- admission ----------------------------------------------------------------------------- */
+
+static bool admission_enter(struct broker *broker, uint64_t bytes)
+{
+    uint64_t limit = (uint64_t)broker->conf->inflight_bytes_max;
+    uint64_t now = atomic_load_explicit(&broker->inflight_bytes, memory_order_relaxed);
+    do {
+        if (now > 0 && (bytes > limit || now > limit - bytes)) {
+            return false;
+        }
+    } while (!atomic_compare_exchange_weak(&broker->inflight_bytes, &now, now + bytes));
+    sti_metric_add(broker->metrics.inflight_bytes, bytes);
+    return true;
+}
+
+static void admission_leave(struct broker *broker, uint64_t bytes)
+{
+    atomic_fetch_sub(&broker->inflight_bytes, bytes);
+    sti_metric_sub(broker->metrics.inflight_bytes, bytes);
+    pthread_mutex_lock(&broker->admit_mu);
+    struct sti_admit *admit = broker->admit_head;
+    broker->admit_head = broker->admit_tail = NULL;
+    pthread_mutex_unlock(&broker->admit_mu);
+    while (admit != NULL) {
+        struct sti_admit *next = admit->next;
+        admit->resume(admit);
+        admit = next;
+    }
+}
+
+int brk_admit(void *self, struct sti_admit *admit)
+{
+    struct broker *broker = self;
+    uint64_t limit = (uint64_t)broker->conf->inflight_bytes_max;
+    int rc = STI_OK;
+    pthread_mutex_lock(&broker->admit_mu);
+    uint64_t now = atomic_load(&broker->inflight_bytes);
+    if (now > 0 && (admit->bytes > limit || now > limit - admit->bytes)) {
+        admit->next = NULL;
+        if (broker->admit_tail != NULL) {
+            broker->admit_tail->next = admit;
+        } else {
+            broker->admit_head = admit;
+        }
+        broker->admit_tail = admit;
+        rc = STI_E_THROTTLED;
+    }
+    pthread_mutex_unlock(&broker->admit_mu);
+    return rc;
+}
+
+/* ---- answering ----------------------------------------------------------------------------- */
+
+static void produce_unref(struct brk_produce *p)
+{
+    if (atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) == 1) {
+        for (uint32_t i = 0; i < p->row_count; i++) {
+            if (p->rows[i].part != NULL) {
+                brk_partition_unref(p->rows[i].part);
+            }
+        }
+        free(p);
+    }
+}
+
+/* One row, or the submission, is through. */
+static void produce_settle(struct brk_produce *p)
+{
+    struct broker *broker = p->broker;
+    const struct sti_host *host = broker->host;
+    if (atomic_fetch_sub_explicit(&p->pending, 1, memory_order_acq_rel) != 1) {
+        return;
+    }
+    if (p->timer_armed && host->timer_cancel(host->ctx, &p->timer)) {
+        produce_unref(p);
+    }
+    sti_histogram_record(broker->metrics.produce_us, sti_now_us(host) - p->started_us);
+    struct sti_produce *call = p->call;
+    uint64_t bytes = p->bytes;
+    call->done(call);
+    admission_leave(broker, bytes);
+    produce_unref(p);
+}
+
+void brk_produce_row_done(struct brk_produce_row *row, int status, const struct sti_err *err)
+{
+    struct brk_produce *p = row->produce;
+    struct brk_metrics *m = &p->broker->metrics;
+    struct sti_produce_row *out = row->row;
+    out->status = status;
+    if (status == STI_OK) {
+        sti_metric_add(m->produce_rows_ok, 1);
+    } else {
+        sti_metric_add(m->produce_rows_failed, 1);
+        if (err != NULL && err->msg[0] != '\0') {
+            out->err = *err;
+        } else {
+            sti_err_set(&out->err, status, "%.80s-%d: %s", out->topic, out->partition,
+                        sti_status_text(status));
+        }
+        if (status == STI_E_UNAVAILABLE) {
+            out->retry_after_ms = BRK_RETRY_AFTER_MS;
+        }
+    }
+    produce_settle(p);
+}
+
+/* The acks did not come in time: take out what storage does not hold. A row that storage works on
+ * is answered by storage. */
+static void timer_run(struct sti_task *task)
+{
+    struct brk_produce *p = BRK_CONTAINER_OF(task, struct brk_produce, timer.task);
+    for (uint32_t i = 0; i < p->row_count; i++) {
+        struct brk_produce_row *row = &p->rows[i];
+        struct sti_err err;
+        struct brk_partition *part = row->part;
+        /* The call itself is there only while one of its rows is not done: look at the row first.
+         */
+        if (part != NULL && brk_partition_withdraw(part, row)) {
+            sti_err_set(&err, STI_E_TIMED_OUT,
+                        "%s-%d: not acknowledged within %u ms; the records may be stored",
+                        part->topic, part->index, p->call->timeout_ms);
+            brk_produce_row_done(row, STI_E_TIMED_OUT, &err);
+        }
+    }
+    produce_unref(p);
+}
+
+/* ---- checking ------------------------------------------------------------------------------ */
+
+static void row_clear(struct sti_produce_row *row)
+{
+    row->status = STI_OK;
+    row->base_offset = -1;
+    row->log_start = -1;
+    row->append_time_ms = -1;
+    row->leader_epoch = -1;
+    row->leader_hint = -1;
+    row->replicas = 0;
+    row->replicas_synced = 0;
+    row->retry_after_ms = 0;
+    row->bytes_needed = 0;
+    sti_err_clear(&row->err);
+}
+
+static int row_check_batch(struct brk_produce_row *row, struct sti_err *err)
+{
+    const struct sti_produce_row *in = row->row;
+    struct brk_partition *part = row->part;
+    uint64_t max = (uint64_t)atomic_load_explicit(&part->max_message_bytes, memory_order_relaxed);
+    uint64_t len = sti_slices_len(in->slices, in->slice_count);
+    if (len > max) {
+        return sti_err_set(err, STI_E_MESSAGE_TOO_LARGE,
+                           "%s-%d: a batch of %llu bytes exceeds max.message.bytes = %llu",
+                           part->topic, part->index, (unsigned long long)len,
+                           (unsigned long long)max);
+    }
+    int rc = sti_batch_check(in->slices, in->slice_count, STI_CHECK_CRC | STI_CHECK_PRODUCER, max,
+                             &row->header, err);
+    if (rc != STI_OK) {
+        return sti_err_wrap(err, rc, "%s-%d", part->topic, part->index);
+    }
+    if (row->header.producer_id >= 0) {
+        return sti_err_set(err, STI_E_UNSUPPORTED,
+                           "%s-%d: batches with a producer id (%lld) need idempotence, which this "
+                           "version does not offer yet",
+                           part->topic, part->index, (long long)row->header.producer_id);
+    }
+    if ((row->header.attributes & STI_BATCH_TRANSACTIONAL) != 0) {
+        return sti_err_set(err, STI_E_UNSUPPORTED, "%s-%d: transactions are not offered",
+                           part->topic, part->index);
+    }
+    return STI_OK;
+}
+
+/* Where the payload behind the patched bytes lies. Slices before it are left out; the first may be
+ * cut. */
+static void row_payload(struct brk_produce *p, struct brk_produce_row *row)
+{
+    const struct sti_produce_row *in = row->row;
+    struct sti_slice *out = p->slices + row->slice_first;
+    uint64_t skip = STI_BATCH_PATCH_LEN;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < in->slice_count; i++) {
+        if (in->slices[i].len <= skip) {
+            skip -= in->slices[i].len;
+            continue;
+        }
+        out[count] = in->slices[i];
+        out[count].data += skip;
+        out[count].len -= skip;
+        skip = 0;
+        count++;
+    }
+    row->batch.struct_size = sizeof row->batch;
+    row->batch.slices = out;
+    row->batch.slice_count = count;
+    row->batch.len = row->header.total_len;
+    row->batch.max_timestamp = row->header.max_timestamp;
+}
+
+static int row_submit(struct brk_produce *p, struct brk_produce_row *row, struct sti_err *err)
+{
+    struct broker *broker = p->broker;
+    const struct sti_produce *call = p->call;
+    const struct sti_produce_row *in = row->row;
+    int rc = brk_authorize(broker, call->request, STI_OP_WRITE, in->topic, err);
+    if (rc == STI_OK) {
+        rc = brk_lookup(broker, in->topic, in->topic_id, in->partition, &row->part, err);
+    }
+    if (rc == STI_OK) {
+        rc = row_check_batch(row, err);
+    }
+    if (rc == STI_OK && call->acks == STI_ACKS_QUORUM) {
+        rc = brk_partition_quorum(row->part, err);
+    }
+    if (rc == STI_OK) {
+        row_payload(p, row);
+        rc = brk_partition_enqueue(row->part, row, err);
+    }
+    return rc;
+}
+
+/* ---- the call ------------------------------------------------------------------------------ */
+
+static struct brk_produce *produce_new(struct broker *broker, struct sti_produce *call)
+{
+    size_t slices = 0;
+    for (uint32_t i = 0; i < call->row_count; i++) {
+        slices += call->rows[i]->slice_count;
+    }
+    size_t rows_len = call->row_count * sizeof(struct brk_produce_row);
+    struct brk_produce *p = calloc(1, sizeof *p + rows_len + slices * sizeof(struct sti_slice));
+    if (p == NULL) {
+        return NULL;
+    }
+    p->broker = broker;
+    p->call = call;
+    p->row_count = call->row_count;
+    atomic_init(&p->pending, call->row_count + 1);
+    atomic_init(&p->refs, 1);
+    p->timer.task.run = timer_run;
+    p->started_us = sti_now_us(broker->host);
+    p->slices = (struct sti_slice *)(void *)((char *)p->rows + rows_len);
+    uint32_t first = 0;
+    for (uint32_t i = 0; i < call->row_count; i++) {
+        struct brk_produce_row *row = &p->rows[i];
+        row->produce = p;
+        row->row = call->rows[i];
+        row->slice_first = first;
+        first += call->rows[i]->slice_count;
+        p->bytes += sti_slices_len(call->rows[i]->slices, call->rows[i]->slice_count);
+    }
+    return p;
+}
+
+/* Answer every row alike, without an object. */
+static void produce_refuse(struct broker *broker, struct sti_produce *call, int status,
+                           const char *why)
+{
+    for (uint32_t i = 0; i < call->row_count; i++) {
+        struct sti_produce_row *row = call->rows[i];
+        row->status =
+            sti_err_set(&row->err, status, "%.80s-%d: %s", row->topic, row->partition, why);
+        row->retry_after_ms = BRK_RETRY_AFTER_MS;
+        sti_metric_add(broker->metrics.produce_rows_failed, 1);
+    }
+    call->done(call);
+}
+
+int brk_produce(void *self, struct sti_produce *call, struct sti_err *err)
+{
+    struct broker *broker = self;
+    const struct sti_host *host = broker->host;
+    int rc = brk_serving(broker, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    if (call->row_count == 0 || call->acks < STI_ACKS_NONE || call->acks > STI_ACKS_QUORUM) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT,
+                           call->row_count == 0 ? "produce: no partitions"
+                                                : "produce: acks %d, expected 0 to 2",
+                           call->acks);
+    }
+    sti_metric_add(broker->metrics.produce_requests, 1);
+    for (uint32_t i = 0; i < call->row_count; i++) {
+        row_clear(call->rows[i]);
+    }
+    struct brk_produce *p = produce_new(broker, call);
+    if (p == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "produce: out of memory");
+    }
+    if (!admission_enter(broker, p->bytes)) {
+        free(p);
+        sti_metric_add(broker->metrics.produce_throttled, 1);
+        produce_refuse(broker, call, STI_E_THROTTLED,
+                       "the node holds as many bytes in flight as inflight_bytes_max allows");
+        return STI_OK;
+    }
+    if (call->timeout_ms == 0) {
+        call->timeout_ms = (uint32_t)broker->conf->produce_timeout_ms;
+    }
+    for (uint32_t i = 0; i < call->row_count; i++) {
+        struct sti_err row_err;
+        sti_err_clear(&row_err);
+        rc = row_submit(p, &p->rows[i], &row_err);
+        if (rc != STI_OK) {
+            brk_produce_row_done(&p->rows[i], rc, &row_err);
+        }
+    }
+    if (atomic_load(&p->pending) > 1) {
+        atomic_fetch_add(&p->refs, 1); /* the timer's */
+        p->timer_armed = true;
+        host->timer_arm(host->ctx, &p->timer, p->started_us + (uint64_t)call->timeout_ms * 1000u);
+    }
+    produce_settle(p);
+    return STI_OK;
+}

@@ -1,0 +1,118 @@
+/* retention.c -- dropping old segments: by the size of a partition, by the age of their newest
+ * record.
+ *
+ * One timer for the node. When it fires, each partition that has a limit gets a task on its strand,
+ * which asks storage for the oldest segment and trims while that one is no longer wanted. The
+ * newest segment is never dropped. Deleting is the broker's decision; storage only obeys.
+ */
+#include <stdlib.h>
+
+#include "broker/internal.h"
+
+/* Is the oldest segment no longer wanted? @thread strand */
+static bool expired(const struct set_values *values, uint64_t total, uint64_t segment,
+                    int64_t max_timestamp, int64_t now_ms)
+{
+    if (values->retention_bytes >= 0 && total - segment >= (uint64_t)values->retention_bytes) {
+        return true;
+    }
+    return values->retention_ms >= 0 && max_timestamp >= 0 &&
+           now_ms - max_timestamp > values->retention_ms;
+}
+
+void brk_retention_run(struct sti_task *task)
+{
+    struct brk_partition *part = BRK_CONTAINER_OF(task, struct brk_partition, retention_task);
+    struct broker *broker = part->broker;
+    struct sti_storage_state state = {.struct_size = sizeof state};
+    struct sti_err err;
+    int64_t end, max_timestamp;
+    uint64_t bytes;
+    int rc = STI_OK;
+    pthread_mutex_lock(&part->mu);
+    part->retention_posted = false;
+    struct sti_storage_partition *store = part->state == BRK_PART_ONLINE ? part->store : NULL;
+    pthread_mutex_unlock(&part->mu);
+    const struct sti_storage *vt = store == NULL ? NULL : sti_storage_of(&part->storage);
+    while (store != NULL && rc == STI_OK &&
+           vt->oldest_segment(store, &end, &bytes, &max_timestamp) == STI_OK) {
+        vt->state(store, &state);
+        if (end > atomic_load(&part->high_watermark) ||
+            !expired(&part->values, state.bytes, bytes, max_timestamp, sti_now_ms(broker->host))) {
+            break;
+        }
+        rc = vt->trim(store, end, &err);
+        if (rc == STI_OK) {
+            atomic_store(&part->log_start, end);
+            sti_metric_add(broker->metrics.trimmed_segments, 1);
+            sti_log(broker->host, STI_LOG_INFO, "segment_expired", "the oldest segment was dropped",
+                    STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
+                    STI_F_INT("log_start", end));
+        }
+    }
+    if (rc != STI_OK) {
+        sti_log(broker->host, STI_LOG_ERROR, "retention_failed", err.msg,
+                STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index));
+    }
+    brk_partition_unref(part);
+}
+
+static void partition_post(struct brk_partition *part)
+{
+    const struct sti_host *host = part->broker->host;
+    pthread_mutex_lock(&part->mu);
+    bool post = part->state == BRK_PART_ONLINE && !part->retention_posted && !part->close_wanted;
+    part->retention_posted = part->retention_posted || post;
+    if (post) {
+        /* Under the lock: a close that follows is posted behind this task. */
+        brk_partition_ref(part);
+        host->strand_post(host->ctx, &part->strand, &part->retention_task);
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
+static void retention_arm(struct broker *broker)
+{
+    const struct sti_host *host = broker->host;
+    pthread_mutex_lock(&broker->admin_mu);
+    if (broker->retention_armed) {
+        host->timer_arm(host->ctx, &broker->retention_timer,
+                        sti_now_us(host) +
+                            (uint64_t)broker->conf->retention_check_interval_ms * 1000u);
+    }
+    pthread_mutex_unlock(&broker->admin_mu);
+}
+
+static void timer_run(struct sti_task *task)
+{
+    struct broker *broker = BRK_CONTAINER_OF(BRK_CONTAINER_OF(task, struct sti_timer, task),
+                                             struct broker, retention_timer);
+    struct brk_topic **topics = NULL;
+    int64_t count = brk_table_all(broker, &topics);
+    for (int64_t i = 0; i < count; i++) {
+        struct brk_table_shard *shard = brk_shard_of(broker, topics[i]->name);
+        pthread_rwlock_rdlock(&shard->lock);
+        for (int32_t p = 0; p < topics[i]->partition_count; p++) {
+            partition_post(topics[i]->partitions[p]);
+        }
+        pthread_rwlock_unlock(&shard->lock);
+        brk_topic_unref(topics[i]);
+    }
+    free(topics);
+    retention_arm(broker);
+}
+
+void brk_retention_start(struct broker *broker)
+{
+    broker->retention_timer.task.run = timer_run;
+    broker->retention_armed = true;
+    retention_arm(broker);
+}
+
+void brk_retention_stop(struct broker *broker)
+{
+    pthread_mutex_lock(&broker->admin_mu);
+    broker->retention_armed = false;
+    (void)broker->host->timer_cancel(broker->host->ctx, &broker->retention_timer);
+    pthread_mutex_unlock(&broker->admin_mu);
+}
