@@ -29,12 +29,14 @@ static const struct sti_option opt_reserve = {
     .struct_size = sizeof(struct sti_option),
     .key = "reserve_bytes_max",
     .type = STI_OPT_INT,
-    .def = "16M",
+    .def = "1M",
     .min = 0,
     .max = 1073741824,
     .unit = "bytes",
     .offset = offsetof(struct smm_conf, reserve_bytes_max),
-    .help = "Space reserved ahead of a segment's writer at the most; 0 reserves none."};
+    .help =
+        "Space reserved ahead of a segment's writer at the most; 0 reserves none. Much of it slows "
+        "ext4, which writes into reserved space at a lower rate."};
 static const struct sti_option *const options[] = {&opt_files, &opt_idle, &opt_reserve, NULL};
 
 static void make_metrics(struct smm_store *store)

@@ -21,13 +21,14 @@
 
 #include "fault.h"
 
-#define SMM_BUCKETS       1024u
-#define SMM_NAME_LEN      48u         /* room for a segment's file name */
-#define SMM_POS_MAX       0x7fffffffu /* positions and relative offsets are signed 32-bit in indexes */
-#define SMM_INDEX_ENTRY   8u
-#define SMM_TIME_ENTRY    12u
-#define SMM_INDEX_UNKNOWN 0xffffffffu /* the index of a closed segment has not been looked at yet  \
-                                       */
+#define SMM_BUCKETS     1024u
+#define SMM_NAME_LEN    48u         /* room for a segment's file name */
+#define SMM_POS_MAX     0x7fffffffu /* positions and relative offsets are signed 32-bit in indexes */
+#define SMM_INDEX_ENTRY 8u
+#define SMM_TIME_ENTRY  12u
+#define SMM_INDEX_UNKNOWN                                                                          \
+    0xffffffffu /* the index of a closed segment has not been looked at yet                        \
+                 */
 #define SMM_CURSORS 4u
 
 #define SMM_FILE_META       "partition.metadata"
@@ -182,9 +183,9 @@ struct sti_storage_partition {
     bool sync_hold; /* truncate or close wants no sync under way */
 
     /* The writer's. @locks write_mu */
-    int64_t first_ms;       /* when the active segment got its first batch, -1: unknown, 0: empty */
-    int64_t recovery_point; /* @locks side_mu: what the file says */
-    bool boot_noted;        /* the recovery-point file bears this boot */
+    int64_t first_ms; /* when the active segment got its first batch, -1: unknown, 0: empty */
+    _Atomic int64_t recovery_point; /* what the file says; written under side_mu */
+    _Atomic bool boot_noted;        /* the recovery-point file bears this boot */
 
     int32_t partition;
     uint8_t topic_id[16];

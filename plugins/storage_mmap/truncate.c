@@ -460,10 +460,14 @@ static int truncate_locked(struct sti_storage_partition *part, int64_t offset, s
 
 int smm_truncate(struct sti_storage_partition *part, int64_t offset, struct sti_err *err)
 {
+    struct sti_err why = {0}; /* a poisoning wants the sentence even if the caller does not */
     pthread_mutex_lock(&part->write_mu);
     smm_flush_hold(part);
-    int rc = truncate_locked(part, offset, err);
+    int rc = truncate_locked(part, offset, &why);
     smm_flush_resume(part);
     pthread_mutex_unlock(&part->write_mu);
+    if (rc != STI_OK && err != NULL) {
+        *err = why;
+    }
     return rc;
 }
