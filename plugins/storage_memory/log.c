@@ -10,7 +10,7 @@
 
 #include "storage_memory.h"
 
-enum { CHUNK_MIN = 4096, CHUNK_FIRST = 65536 };
+enum { CHUNK_MIN = 4096, CHUNK_FIRST = 65536, CHUNK_MAX = 1 << 20 };
 
 static struct sme_chunk *active_of(const struct sti_storage_partition *part)
 {
@@ -47,9 +47,8 @@ static int check_op(const struct sti_storage_partition *part, const struct sti_s
  * that small ones cost little. */
 static uint32_t chunk_capacity(const struct sti_storage_partition *part, uint64_t len)
 {
-    int64_t limit = part->store->conf->chunk_bytes < part->settings.segment_bytes
-                        ? part->store->conf->chunk_bytes
-                        : part->settings.segment_bytes;
+    int64_t limit =
+        part->settings.segment_bytes < CHUNK_MAX ? part->settings.segment_bytes : CHUNK_MAX;
     int64_t want = part->bytes < CHUNK_FIRST ? CHUNK_FIRST : (int64_t)part->bytes;
     want = want < limit ? want : limit;
     return (int64_t)len > want ? (uint32_t)len : (uint32_t)want;

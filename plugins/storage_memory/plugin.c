@@ -10,24 +10,14 @@ static const struct sti_option opt_bytes = {
     .struct_size = sizeof(struct sti_option),
     .key = "bytes_max",
     .type = STI_OPT_INT,
-    .def = "1G",
+    .def = "256M",
     .min = 1048576,
     .max = INT64_C(1) << 46,
     .unit = "bytes",
     .offset = offsetof(struct sme_conf, bytes_max),
-    .help = "Memory that all partitions of the instance may take; an append that would pass it is "
+    .help = "Memory that all partitions of this instance may hold together; an append beyond it is "
             "refused."};
-static const struct sti_option opt_chunk = {
-    .struct_size = sizeof(struct sti_option),
-    .key = "chunk_bytes",
-    .type = STI_OPT_INT,
-    .def = "1M",
-    .min = 65536,
-    .max = 1073741824,
-    .unit = "bytes",
-    .offset = offsetof(struct sme_conf, chunk_bytes),
-    .help = "Largest segment, unless the topic's segment.bytes is smaller or one batch is larger."};
-static const struct sti_option *const options[] = {&opt_bytes, &opt_chunk, NULL};
+static const struct sti_option *const options[] = {&opt_bytes, NULL};
 
 static int create(const struct sti_host *host, const void *conf, void **self, struct sti_err *err)
 {
@@ -131,7 +121,7 @@ STI_PLUGIN_EXPORT const struct sti_plugin sti_plugin = {
     .name = "storage_memory",
     .version = "0.1.0",
     .license = "Apache-2.0",
-    .summary = "Partitions in memory, gone with the process.",
+    .summary = "Partitions in bounded memory, gone with the process.",
     .options = options,
     .conf_size = sizeof(struct sme_conf),
     .provides = provides,

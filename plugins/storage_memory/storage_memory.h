@@ -16,7 +16,6 @@
 
 struct sme_conf {
     int64_t bytes_max;
-    int64_t chunk_bytes;
 };
 
 struct sme_store {
