@@ -118,7 +118,7 @@ class Api(harness.TestCase):
         self.refused(self.client.produce("t", 0, batch), "UNSUPPORTED")
 
     def test_too_large(self):
-        self.client.create("small", config={"max.message.bytes": "1000"})
+        self.client.create("small", config={"max.message.bytes": "1024"})
         row = self.client.produce("small", 0, [b"x" * 2000])
         self.assertEqual(pb.ErrorCode.Name(row.error.code), "MESSAGE_TOO_LARGE")
         self.assertFalse(row.error.retriable)

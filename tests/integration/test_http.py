@@ -63,7 +63,7 @@ class Http(harness.TestCase):
                 seen.add(sample)
                 base = re.sub(r"_(bucket|sum|count)$", "", sample.split("{")[0])
                 self.assertTrue(base in types or sample.split("{")[0] in types, f"no TYPE for {sample}")
-        self.assertTrue(all(name.startswith("streamit_") for name in types), sorted(types))
+        self.assertTrue(all(name.startswith(("streamit_", "process_")) for name in types), sorted(types))
         for name, kind in types.items():
             if kind == "counter":
                 self.assertTrue(name.endswith("_total"), name)

@@ -112,7 +112,7 @@ class KillUnderLoad(harness.TestCase):
         """Cut the newest segment at a random byte of what this cycle wrote, or append noise. Returns the end to expect."""
         history = self.histories[partition]
         path = node.segments("t", partition)[-1]
-        data = open(path, "rb").read()
+        data = harness.read(path)
         batches, pos = [], 0
         while pos < len(data):
             try:
@@ -147,7 +147,8 @@ class KillUnderLoad(harness.TestCase):
     def test_nothing_acknowledged_is_lost(self):
         node = self.node()
         node.start()
-        self.cli(node, "create-topic", "--name", "t", "--partitions", PARTITIONS, "--config", "segment.bytes=1048576")
+        with grpc_client.Client(node) as client:
+            client.create("t", partitions=PARTITIONS, config={"segment.bytes": "1048576"})
         cuts = 0
         for cycle in range(CYCLES):
             self.kill_once(node, cycle)
@@ -172,7 +173,7 @@ class KillUnderLoad(harness.TestCase):
         for partition in range(PARTITIONS):
             next_offset = 0
             for segment in node.segments("t", partition):
-                for batch in record_batch.decode_all(open(segment, "rb").read()):
+                for batch in record_batch.decode_all(harness.read(segment)):
                     self.assertEqual(batch.base_offset, next_offset)
                     next_offset = batch.next_offset
 
@@ -182,9 +183,9 @@ class Damage(harness.TestCase):
 
     def fill(self, node):
         node.start()
-        self.cli(node, "create-topic", "--name", "t")
-        self.cli(node, "create-topic", "--name", "other")
         with grpc_client.Client(node) as client:
+            client.create("t")
+            client.create("other")
             for number in range(50):
                 self.assertEqual(client.produce("t", 0, [b"%d" % number + b"." * 500]).base_offset, number)
             client.produce("other", 0, [b"fine"])
@@ -245,7 +246,7 @@ class Damage(harness.TestCase):
         node.stop()
         self.assertTrue(os.path.isdir(os.path.join(node.data_dir, "storage_mmap", "not a partition")))
         for place in (node.data_dir, os.path.join(node.data_dir, "storage_mmap"), node.partition_dir("t", 0)):
-            self.assertEqual(open(os.path.join(place, "lost+found.txt"), encoding="ascii").read(), "mine")
+            self.assertEqual(harness.read(os.path.join(place, "lost+found.txt")), b"mine")
 
     def test_a_copy_of_the_data_folder_serves_the_same(self):
         node = self.node()

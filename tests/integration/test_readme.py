@@ -56,7 +56,7 @@ class FirstFiveMinutes(harness.TestCase):
             process.wait()
             harness._running.pop(process.pid, None)
         log = os.path.join(place, "streamitd.log")
-        tail = open(log, encoding="utf-8").read()[-3000:] if os.path.exists(log) else ""
+        tail = harness.read(log).decode(errors="replace")[-3000:] if os.path.exists(log) else ""
         self.assertEqual(process.returncode, 0, f"{script}\n----\n{out.decode(errors='replace')}\n----\n{tail}")
 
 

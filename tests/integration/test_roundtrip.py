@@ -36,7 +36,7 @@ class Roundtrip(harness.TestCase):
         self.assertEqual(done.summary()["records"], LINES)
         self.assertEqual(done.summary()["bytes"], sum(map(len, self.lines)))
         self.assertEqual(done.summary()["errors"], 0)
-        wanted = open(self.file, "rb").read()
+        wanted = harness.read(self.file)
         self.assertEqual(self.consume("t"), wanted)
         self.host.kill()
         self.host.start()
@@ -68,9 +68,9 @@ class Roundtrip(harness.TestCase):
             with self.subTest(codec=codec):
                 self.create(codec)
                 self.cli(self.host, "produce", "--topic", codec, "--compression", codec, "--file", self.file)
-                self.assertEqual(self.consume(codec), open(self.file, "rb").read())
+                self.assertEqual(self.consume(codec), harness.read(self.file))
                 # The files are judged by the oracle, which shares no code with them.
-                data = b"".join(open(s, "rb").read() for s in self.host.segments(codec, 0))
+                data = b"".join(harness.read(s) for s in self.host.segments(codec, 0))
                 batches = record_batch.decode_all(data)
                 self.assertEqual({b.codec for b in batches}, {number})
                 self.assertEqual([r.value for b in batches for r in b.records], self.lines)
@@ -82,7 +82,7 @@ class Roundtrip(harness.TestCase):
         self.cli(self.host, "produce", "--topic", "t", "--key-separator", "=",
                  data=b"".join(k + b"=" + v + b"\n" for k, v in pairs))
         self.assertEqual(self.consume("t", "--format", "%k=%v"), b"".join(k + b"=" + v + b"\n" for k, v in pairs))
-        data = b"".join(open(s, "rb").read() for s in self.host.segments("t", 0))
+        data = b"".join(harness.read(s) for s in self.host.segments("t", 0))
         self.assertEqual([(r.key, r.value) for b in record_batch.decode_all(data) for r in b.records], pairs)
 
     def test_six_partitions_keep_the_order_of_each(self):
@@ -126,12 +126,12 @@ class Roundtrip(harness.TestCase):
         offset = 0
         for segment in segments:
             self.assertEqual(os.path.basename(segment), f"{offset:020d}.log")
-            batches = record_batch.decode_all(open(segment, "rb").read(), records=False)
+            batches = record_batch.decode_all(harness.read(segment), records=False)
             self.assertEqual(batches[0].base_offset, offset)
             self.assertLessEqual(os.path.getsize(segment), 1048576)
             offset = batches[-1].next_offset
         self.assertEqual(offset, 2 * LINES)
-        wanted = open(self.file, "rb").read() * 2
+        wanted = harness.read(self.file) * 2
         self.assertEqual(self.consume("t"), wanted)
         self.host.kill()
         self.host.start()

@@ -66,6 +66,12 @@ def seed():
     return value
 
 
+def read(path):
+    """The bytes of a file."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def spawn(args, **kwargs):
     """A process that dies with this one."""
     process = subprocess.Popen([str(a) for a in args], preexec_fn=_die_with_parent, **kwargs)
