@@ -205,16 +205,16 @@ class Damage(harness.TestCase):
         size = os.path.getsize(path) // 50
         self.flip(path, 20 * size + 100)
         node.start()
-        out = self.cli(node, "consume", "--topic", "t", "--from", "beginning", "--until-end", status=1)
-        sentence = self.error(out, "DATA_LOSS")
-        self.assertRegex(sentence, r"\bt\b")
-        self.assertIn("20", sentence)
-        self.assertEqual(out.out_bytes, b"".join(b"%d" % n + b"." * 500 + b"\n" for n in range(20)), "all before it came out")
         with grpc_client.Client(node) as client:
             self.assertEqual(client.fetch("t", 0, 20).error.code, grpc_client.pb.DATA_LOSS)
             self.assertEqual(client.read("t", 0, 21)[0].offset, 21, "reads beyond the damage go on")
             self.assertTrue(client.produce("t", 0, [b"x"]).HasField("error"), "no append over damage")
             self.assertEqual(client.produce("other", 0, [b"y"]).base_offset, 1, "other partitions go on")
+        out = self.cli(node, "consume", "--topic", "t", "--from", "beginning", "--until-end", status=1)
+        sentence = self.error(out, "DATA_LOSS")
+        self.assertRegex(sentence, r"\bt\b")
+        self.assertIn("20", sentence)
+        self.assertEqual(out.out_bytes, b"".join(b"%d" % n + b"." * 500 + b"\n" for n in range(20)), "all before it came out")
 
     def test_missing_and_damaged_indexes_are_rebuilt(self):
         node = self.node()

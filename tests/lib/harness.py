@@ -184,6 +184,11 @@ class Node:
     def log_text(self):
         return b"".join(self._lines[-200:]).decode(errors="replace")
 
+    def complaints(self):
+        """What a sanitizer, or an assertion that failed, has written among the log lines."""
+        words = (b"Sanitizer", b"runtime error:", b"assertion failed", b"STI_ASSERT")
+        return [line.decode(errors="replace") for line in self._lines if any(w in line for w in words)]
+
     def logs(self):
         """The log as objects. A line that is no JSON object is an error of the daemon, so it fails here."""
         return [json.loads(line) for line in list(self._lines)]
@@ -246,12 +251,18 @@ class TestCase(unittest.TestCase):
         self.addCleanup(self._clean_up)
 
     def _clean_up(self):
-        ports = []
+        ports, complaints = [], []
         for node in self.nodes:
             if node.process is not None:
                 ports += [a.rpartition(":")[2] for all in node.listeners.values() for a in all.split(",")]
-                node.kill()
-        failed = self._failed()
+                # A sanitizer reports leaks at an orderly end only; elsewhere the quick end is good enough.
+                if SANITIZED:
+                    status = node.stop()
+                    complaints += [f"{node.name} ended with {status}"] if status != 0 else []
+                else:
+                    node.kill()
+        complaints += [line for node in self.nodes for line in node.complaints()]
+        failed = self._failed() or bool(complaints)
         for node in self.nodes if failed else []:
             print(f"---- log of {node.name}\n{node.log_text()[-6000:]}", file=sys.stderr)
         if os.environ.get("STREAMIT_KEEP") == "1":
@@ -259,6 +270,7 @@ class TestCase(unittest.TestCase):
         else:
             shutil.rmtree(self.folder)
             self.assertFalse(os.path.exists(self.folder))
+        self.assertEqual(complaints, [], "a daemon's own complaints")
         self.assertEqual(self._left_over(), [], "processes stayed")
         for port in ports:
             with socket.socket() as probe:
