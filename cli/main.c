@@ -1,0 +1,132 @@
+/* main.c -- the `streamit` command: global options, and the way to each command. */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+volatile sig_atomic_t cli_interrupted;
+
+static const struct cli_command *const commands[] = {
+    &cli_create_topic, &cli_alter_topic, &cli_describe_topic, &cli_list_topics,  &cli_delete_topic,
+    &cli_find_leader,  &cli_produce,     &cli_consume,        &cli_plugin_check,
+};
+enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
+
+/* The first signal asks, the second insists. */
+static void on_signal(int signo)
+{
+    (void)signo;
+    if (cli_interrupted) {
+        _exit(CLI_INTERRUPTED);
+    }
+    cli_interrupted = 1;
+}
+
+static void signals_init(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_signal; /* no SA_RESTART: a blocked read shall return */
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static void print_overview(void)
+{
+    const char *purpose = "";
+    printf(
+        "streamit: work with a StreamIt node or cluster\n\n"
+        "  streamit [--server HOST:PORT[,...]] [--json] [--timeout-ms N] [--trace-id ID] COMMAND "
+        "[OPTIONS]\n");
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(purpose, commands[i]->purpose) != 0) {
+            purpose = commands[i]->purpose;
+            printf("\n%s\n", purpose);
+        }
+        printf("  %-16s %s\n", commands[i]->name, commands[i]->summary);
+    }
+    printf("\n`streamit COMMAND --help` tells the options of a command, with an example.\n"
+           "Exit status: 0 done; 1 failed, with `error: CODE: sentence`; 2 wrong usage; 130 "
+           "interrupted.\n");
+}
+
+/* The command that argv[0] (and for two-word commands argv[1]) names; *words of it. */
+static const struct cli_command *command_find(int argc, char **argv, int *words)
+{
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        const char *name = commands[i]->name;
+        const char *space = strchr(name, ' ');
+        if (space == NULL && strcmp(argv[0], name) == 0) {
+            *words = 1;
+            return commands[i];
+        }
+        if (space != NULL && argc > 1 && strncmp(argv[0], name, (size_t)(space - name)) == 0 &&
+            argv[0][space - name] == '\0' && strcmp(argv[1], space + 1) == 0) {
+            *words = 2;
+            return commands[i];
+        }
+    }
+    return NULL;
+}
+
+static int run(struct cli *cli, int argc, char **argv)
+{
+    static const struct option options[] = {
+        CLI_GLOBAL_OPTIONS, {"version", no_argument, NULL, CLI_OPT_OWN}, {NULL, 0, NULL, 0}};
+    int status, words = 0;
+    for (;;) {
+        int at = optind == 0 ? 1 : optind;
+        status = -1;
+        int option = getopt_long(argc, argv, "+:", options, NULL);
+        if (option == -1) {
+            break;
+        }
+        if (option == CLI_OPT_HELP) {
+            print_overview();
+            return CLI_OK;
+        }
+        if (option == CLI_OPT_OWN) {
+            printf("streamit %s\n", STREAMIT_VERSION);
+            return CLI_OK;
+        }
+        if (option == '?' || option == ':') {
+            return cli_usage(cli, option == ':' ? "%s needs a value" : "unknown option %s",
+                             argv[at]);
+        }
+        (void)cli_global_option(cli, option, optarg, &status);
+        if (status >= 0) {
+            return status;
+        }
+    }
+    argc -= optind;
+    argv += optind;
+    if (argc == 0) {
+        return cli_usage(cli, "no command given");
+    }
+    cli->command = command_find(argc, argv, &words);
+    if (cli->command == NULL) {
+        return cli_usage(cli, "unknown command \"%s\"", argv[0]);
+    }
+    optind = 0; /* GNU getopt: start anew, permuting */
+    return cli->command->run(cli, argc - words + 1, argv + words - 1);
+}
+
+int main(int argc, char **argv)
+{
+    struct cli cli = {.timeout_ms = 30000, .server = getenv("STREAMIT_SERVER")};
+    if (cli.server == NULL || cli.server[0] == '\0') {
+        cli.server = "localhost:8080";
+    }
+    signals_init();
+    optind = 0;
+    int status = run(&cli, argc, argv);
+    sti_client_free(cli.client);
+    if (fflush(stdout) != 0 && status == CLI_OK) {
+        status = CLI_FAILED;
+    }
+    return status;
+}
