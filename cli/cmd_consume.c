@@ -247,7 +247,8 @@ static int reader_open(struct consume *c, struct reader *r, int32_t index, int32
             continue;
         }
         rc = start_offset(c, p, &offset, err);
-        if (rc == STI_OK && !(c->until_end && offset >= c->ends[p])) {
+        /* An offset beyond the end is left to the server, which refuses it by name. */
+        if (rc == STI_OK && !(c->until_end && offset == c->ends[p])) {
             r->assigned[r->count++] = (struct sti_assigned){
                 .topic = c->topic, .partition = p, .offset = offset, .timestamp_ms = -1};
         }

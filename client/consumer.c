@@ -262,6 +262,18 @@ static int data_loss(const struct reader *r, int64_t offset, const struct sti_er
                        r->topic->name, r->partition, (long long)offset, cause->msg);
 }
 
+/* Room for more records. It follows what was decoded, not what a header says. */
+static bool records_grow(struct sti_consumer *c)
+{
+    size_t capacity = c->record_capacity == 0 ? 1024 : c->record_capacity * 2;
+    struct sti_record *grown = realloc(c->records, capacity * sizeof *grown);
+    if (grown != NULL) {
+        c->records = grown;
+        c->record_capacity = capacity;
+    }
+    return grown != NULL;
+}
+
 /* Decode the next batch of an answer into c->records. @return STI_OK with *count (0: all of it lies
  * before the wanted offset) */
 static int batch_open(struct sti_consumer *c, struct ready *ready, size_t *count,
@@ -288,21 +300,14 @@ static int batch_open(struct sti_consumer *c, struct ready *ready, size_t *count
     if (rc != STI_OK) {
         return data_loss(r, r->next_offset, &cause, err);
     }
-    if (header.record_count > 0 && (size_t)header.record_count > c->record_capacity) {
-        size_t capacity = (size_t)header.record_count;
-        struct sti_record *grown = realloc(c->records, capacity * sizeof *grown);
-        if (grown == NULL) {
-            return sti_err_set(err, STI_E_NO_MEMORY, "consumer: no memory for %zu records",
-                               capacity);
-        }
-        c->records = grown;
-        c->record_capacity = capacity;
-    }
     while ((rc = sti_batch_iter_next(&c->iter, &record, &cause)) == STI_OK) {
-        if (record.offset >= r->next_offset && *count < c->record_capacity &&
-            (header.attributes & STI_BATCH_CONTROL) == 0) {
-            c->records[(*count)++] = record;
+        if (record.offset < r->next_offset || (header.attributes & STI_BATCH_CONTROL) != 0) {
+            continue;
         }
+        if (*count == c->record_capacity && !records_grow(c)) {
+            return sti_err_set(err, STI_E_NO_MEMORY, "consumer: no memory for %zu records", *count);
+        }
+        c->records[(*count)++] = record;
     }
     if (rc != STI_E_END) {
         *count = 0;

@@ -75,7 +75,7 @@ struct sti_producer {
     uint64_t window_used;
     uint64_t outstanding; /* batches without a report, open ones included */
     uint32_t flushing;
-    uint32_t alarms; /* linger and retry alarms that have not fired */
+    uint32_t busy; /* alarms that have not fired, and completions at work: a close waits for them */
     bool closing;
 };
 
@@ -194,14 +194,14 @@ static void batch_report(struct batch *b, int status, const Streamit__V1__Produc
         producer->config.on_delivery(producer->config.arg, &delivery);
     }
     pthread_mutex_lock(&producer->mu);
-    producer->window_used -= window_bytes;
-    producer->outstanding--;
-    pthread_cond_broadcast(&producer->room);
     if (!batch_keep(producer, b)) {
         pthread_mutex_unlock(&producer->mu);
         batch_unref(b);
         pthread_mutex_lock(&producer->mu);
     }
+    producer->window_used -= window_bytes;
+    producer->outstanding--;
+    pthread_cond_broadcast(&producer->room);
 }
 
 /* ---- sending ------------------------------------------------------------------------------- */
@@ -242,7 +242,7 @@ static void batch_dispatch(struct batch *b)
 
 static void alarm_begin(struct partition *part, struct cl_alarm *alarm, uint64_t due_us)
 {
-    part->topic->producer->alarms++;
+    part->topic->producer->busy++;
     cl_alarm_start(part->topic->producer->client, alarm, due_us);
 }
 
@@ -254,8 +254,6 @@ static void retry_fire(struct cl_alarm *alarm, bool cancelled)
     pthread_mutex_lock(&producer->mu);
     part->backing_off = false;
     struct batch *b = part->inflight;
-    producer->alarms--;
-    pthread_cond_broadcast(&producer->room);
     if (producer->closing && b != NULL) {
         struct sti_err err;
         sti_err_set(&err, STI_E_CANCELLED, "%s-%d: the producer was closed: %.150s",
@@ -263,12 +261,14 @@ static void retry_fire(struct cl_alarm *alarm, bool cancelled)
         part->inflight = NULL;
         batch_report(b, STI_E_CANCELLED, NULL, &err);
         kick(part);
-        b = NULL;
-    }
-    pthread_mutex_unlock(&producer->mu);
-    if (b != NULL) {
+    } else if (b != NULL) {
+        pthread_mutex_unlock(&producer->mu);
         batch_dispatch(b);
+        pthread_mutex_lock(&producer->mu);
     }
+    producer->busy--; /* last: once nothing is under way a close may free everything */
+    pthread_cond_broadcast(&producer->room);
+    pthread_mutex_unlock(&producer->mu);
 }
 
 /* Try again later, if the failure and the time allow. @locks producer->mu held */
@@ -315,12 +315,15 @@ static void batch_answered(struct cl_call *call, grpc_byte_buffer *in,
         }
     }
     pthread_mutex_lock(&producer->mu);
+    producer->busy++;
     if (failure == NULL || !batch_retry(b, failure)) {
         part->inflight = NULL;
         batch_report(b, failure == NULL ? STI_OK : failure->err.code,
                      failure == NULL ? result : NULL, failure == NULL ? NULL : &failure->err);
         kick(part);
     }
+    producer->busy--; /* last, as above */
+    pthread_cond_broadcast(&producer->room);
     pthread_mutex_unlock(&producer->mu);
     if (m != NULL) {
         streamit__v1__produce_response__free_unpacked(m, NULL);
@@ -335,7 +338,7 @@ static void linger_fire(struct cl_alarm *alarm, bool cancelled)
     pthread_mutex_lock(&producer->mu);
     part->lingering = false;
     kick(part);
-    producer->alarms--; /* last: once nothing is under way a close may free everything */
+    producer->busy--; /* last: once nothing is under way a close may free everything */
     pthread_cond_broadcast(&producer->room);
     pthread_mutex_unlock(&producer->mu);
 }
@@ -747,7 +750,7 @@ void sti_producer_close(struct sti_producer *producer, uint32_t timeout_ms)
             cancel_partition(topic->parts[i]);
         }
     }
-    while (producer->outstanding > 0 || producer->alarms > 0) {
+    while (producer->outstanding > 0 || producer->busy > 0) {
         pthread_cond_wait(&producer->room, &producer->mu);
     }
     pthread_mutex_unlock(&producer->mu);

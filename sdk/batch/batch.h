@@ -15,6 +15,7 @@
 /* Positions in a batch; see the picture in record_batch.h. */
 #define BATCH_POS_LENGTH         8u
 #define BATCH_POS_EPOCH          12u
+#define BATCH_RECORD_LEN_MIN     7u /* length, attributes, two deltas, two lengths, header count */
 #define BATCH_POS_MAGIC          16u
 #define BATCH_POS_CRC            17u
 #define BATCH_POS_ATTRIBUTES     21u
