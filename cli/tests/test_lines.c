@@ -37,7 +37,7 @@ static void test_empty_lines_and_a_last_one_without_newline(void **state)
     const uint8_t *line;
     size_t len;
     (void)state;
-    put("a\n\nb\0c\r\nlast", 13);
+    put("a\n\nb\0c\r\nlast", 12);
     assert_int_equal(lines_open(&lines, path, 100, &err), STI_OK);
     expect_line(&lines, "a", 1);
     expect_line(&lines, "", 0);
