@@ -119,4 +119,146 @@ static inline int test_read_all(struct sti_batch_iter *iter, const uint8_t *batc
     return sum == UINT64_MAX ? STI_E_INTERNAL : rc;
 }
 
+/* ---- random records: the same ones for the same seed, so that a reader makes them anew to compare
+ */
+
+#define TEST_POOL_LEN    400000u
+#define TEST_HEADERS_MAX 4u
+
+/* A record whose bytes lie in the pool. */
+struct test_record {
+    int64_t timestamp;
+    const uint8_t *key, *value;
+    size_t key_len, value_len, header_count;
+    struct sti_record_header headers[TEST_HEADERS_MAX];
+};
+
+/* Bytes of which about half can be compressed away. */
+static inline const uint8_t *test_pool(void)
+{
+    static uint8_t pool[TEST_POOL_LEN];
+    if (pool[0] == 0) {
+        uint64_t seed = 11;
+        size_t i;
+        for (i = 0; i < TEST_POOL_LEN; i++) {
+            uint64_t r = test_random(&seed);
+            pool[i] = (uint8_t)((i / 64) % 2 == 0 ? 1 + r % 255 : 'a' + i % 7);
+        }
+    }
+    return pool;
+}
+
+static inline const uint8_t *test_pool_bytes(uint64_t *seed, size_t len)
+{
+    return test_pool() + test_random(seed) % (TEST_POOL_LEN - len + 1);
+}
+
+/* Null, empty, short and (one in two hundred values) big: 300,000 bytes. */
+static inline void test_record_make(uint64_t *seed, struct test_record *out)
+{
+    size_t i;
+    uint64_t r = test_random(seed);
+    memset(out, 0, sizeof *out);
+    out->timestamp = GOLDEN_TIMESTAMP + (int64_t)(r % 2000) - 1000;
+    out->key_len = (size_t)(r >> 16) % 4 == 0 ? 0 : (size_t)(r >> 20) % 40;
+    out->key = (r >> 32) % 4 == 0 ? NULL : test_pool_bytes(seed, out->key_len);
+    out->value_len = (r >> 34) % 8 == 0 ? 0 : (size_t)(r >> 38) % 300;
+    if ((r >> 48) % 200 == 0) {
+        out->value_len = 300000;
+    }
+    out->value = (r >> 56) % 8 == 0 ? NULL : test_pool_bytes(seed, out->value_len);
+    out->header_count = (r >> 60) < 8 ? 0 : (size_t)(r >> 60) % (TEST_HEADERS_MAX + 1);
+    for (i = 0; i < out->header_count; i++) {
+        uint64_t h = test_random(seed);
+        out->headers[i].name_len = (uint32_t)(h % 12);
+        out->headers[i].name = (const char *)test_pool_bytes(seed, 12);
+        out->headers[i].value_len = (uint32_t)(h >> 8) % 30;
+        out->headers[i].value = (h >> 40) % 4 == 0 ? NULL : test_pool_bytes(seed, 30);
+    }
+}
+
+static inline int test_record_append(struct sti_batch_builder *builder,
+                                     const struct test_record *record)
+{
+    return sti_batch_builder_append(builder, record->timestamp, record->key, record->key_len,
+                                    record->value, record->value_len, record->headers,
+                                    record->header_count, NULL);
+}
+
+/* The bytes are the same, and null is told from empty. */
+static inline void test_same_bytes(const uint8_t *found, size_t found_len, const void *expected,
+                                   size_t expected_len)
+{
+    assert_int_equal(found == NULL, expected == NULL);
+    if (expected != NULL) {
+        assert_int_equal(found_len, expected_len);
+        assert_int_equal(memcmp(found, expected, expected_len), 0);
+    } else {
+        assert_int_equal(found_len, 0);
+    }
+}
+
+static inline void test_record_compare(const struct sti_record *found,
+                                       const struct test_record *expected, int64_t offset)
+{
+    const uint8_t *pos = found->headers, *end = pos + found->headers_len, *value;
+    const char *name;
+    uint32_t name_len;
+    int64_t value_len;
+    size_t i;
+    assert_true(found->offset == offset);
+    assert_true(found->timestamp == expected->timestamp);
+    test_same_bytes(found->key, found->key_len, expected->key, expected->key_len);
+    test_same_bytes(found->value, found->value_len, expected->value, expected->value_len);
+    assert_int_equal(found->header_count, expected->header_count);
+    for (i = 0; i < expected->header_count; i++) {
+        const struct sti_record_header *h = &expected->headers[i];
+        assert_int_equal(sti_record_header_next(&pos, end, &name, &name_len, &value, &value_len),
+                         STI_OK);
+        test_same_bytes((const uint8_t *)name, name_len, h->name, h->name_len);
+        assert_true(value_len == (h->value == NULL ? -1 : (int64_t)h->value_len));
+        test_same_bytes(value, value_len < 0 ? 0 : (size_t)value_len, h->value, h->value_len);
+    }
+    assert_int_equal(sti_record_header_next(&pos, end, &name, &name_len, &value, &value_len),
+                     STI_E_END);
+}
+
+/* Read `batch` and compare it with the `count` records that `seed` makes. */
+static inline void test_batch_compare(struct sti_batch_iter *iter, const uint8_t *batch, size_t len,
+                                      uint64_t seed, uint32_t count)
+{
+    struct sti_record found;
+    struct test_record expected;
+    struct sti_err err;
+    uint32_t i;
+    sti_err_clear(&err);
+    if (sti_batch_iter_init(iter, batch, len, STI_BATCH_INFLATED_MAX, &err) != STI_OK) {
+        fail_msg("%s", err.msg);
+    }
+    assert_int_equal(iter->header.record_count, count);
+    for (i = 0; i < count; i++) {
+        test_record_make(&seed, &expected);
+        if (sti_batch_iter_next(iter, &found, &err) != STI_OK) {
+            fail_msg("%s", err.msg);
+        }
+        test_record_compare(&found, &expected, iter->header.base_offset + i);
+    }
+    assert_int_equal(sti_batch_iter_next(iter, &found, &err), STI_E_END);
+}
+
+/* A new builder with the `count` records that `seed` makes. */
+static inline struct sti_batch_builder *test_builder(int codec, int level, uint64_t seed,
+                                                     uint32_t count)
+{
+    struct sti_batch_builder *builder;
+    struct test_record record;
+    uint32_t i;
+    assert_int_equal(sti_batch_builder_new(&builder, codec, level, NULL), STI_OK);
+    for (i = 0; i < count; i++) {
+        test_record_make(&seed, &record);
+        assert_int_equal(test_record_append(builder, &record), STI_OK);
+    }
+    return builder;
+}
+
 #endif /* STREAMIT_BATCH_TEST_H */
