@@ -182,7 +182,7 @@ int brk_table_init(struct broker *broker);
 void brk_table_fini(struct broker *broker);
 /* Find a partition and take a reference. topic_id all zero: by name alone.
  * @return STI_OK, STI_E_UNKNOWN_TOPIC, STI_E_UNKNOWN_PARTITION */
-int brk_lookup(struct broker *broker, const char *topic, const uint8_t topic_id[16],
+int brk_lookup(struct broker *broker, const char *name, const uint8_t topic_id[16],
                int32_t partition, struct brk_partition **out, struct sti_err *err);
 /* With a reference, or NULL. */
 struct brk_topic *brk_topic_get(struct broker *broker, const char *name);
