@@ -16,7 +16,7 @@
 
 #define VALUE_LEN   100u
 #define RECORDS     9500u
-#define PATTERN_LEN (VALUE_LEN * 1000u)
+#define PATTERN_LEN (VALUE_LEN * RECORDS)
 
 static uint8_t pattern[PATTERN_LEN];
 static double limit_s = 0.5;
@@ -55,7 +55,7 @@ static void build(struct sti_batch_builder *builder, const uint8_t **batch, size
     sti_batch_builder_reset(builder);
     for (i = 0; i < RECORDS; i++) {
         must(sti_batch_builder_append(builder, 1700000000000 + i / 100, NULL, 0,
-                                      pattern + (i % 1000u) * VALUE_LEN, VALUE_LEN, NULL, 0, &err),
+                                      pattern + i * VALUE_LEN, VALUE_LEN, NULL, 0, &err),
              &err);
     }
     must(sti_batch_builder_finish(builder, batch, len, &err), &err);

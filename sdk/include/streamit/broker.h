@@ -47,9 +47,7 @@ extern "C" {
 
 #define STI_TOPIC_NAME_MAX 249u
 
-/* ---- produce
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- produce */
 
 enum sti_acks {
     STI_ACKS_NONE = 0,   /* accepted; nothing is promised */
@@ -93,9 +91,7 @@ struct sti_produce {
     void *user; /* the caller's */
 };
 
-/* ---- fetch
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- fetch */
 
 #define STI_FETCH_SLICES_MAX 16u
 
@@ -154,9 +150,7 @@ static inline void sti_fetch_release(struct sti_fetch *call)
     }
 }
 
-/* ---- list offsets
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- list offsets */
 
 #define STI_OFFSET_LATEST   (-1) /* the high watermark */
 #define STI_OFFSET_EARLIEST (-2) /* the log start      */
@@ -185,9 +179,7 @@ struct sti_list_offsets {
     void *state[2]; /* the broker's; zero before the call */
 };
 
-/* ---- topics
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- topics */
 
 struct sti_config_entry {
     const char *key;   /* "segment.bytes" */
@@ -265,9 +257,7 @@ struct sti_node_info {
     int32_t leader_epoch;
 };
 
-/* ---- admission
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- admission */
 
 /* A transport that waits for room. Caller's memory until `resume`. */
 struct sti_admit {
@@ -276,9 +266,7 @@ struct sti_admit {
     void (*resume)(struct sti_admit *admit); /* there may be room now: ask again */
 };
 
-/* ---- the vtable
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- the vtable */
 
 struct sti_broker {
     struct sti_iface iface; /* id STI_BROKER_ID */

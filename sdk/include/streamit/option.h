@@ -16,13 +16,21 @@
  *     static const struct sti_option *const options[] = {&opt_port, NULL};
  *
  * Types and the C type at `offset`:
- *   STI_OPT_INT      int64_t            decimal, within [min, max]; a suffix K, M, G (powers of
- * 1024) is accepted when the unit is "bytes" STI_OPT_BOOL     bool STI_OPT_STRING   const char *
- * kernel-owned, valid until `destroy`; NULL when unset and without default; length within [min,
- * max] when max > 0 STI_OPT_ENUM     int32_t            subscript of the chosen word in `choices`
+ *
+ *   STI_OPT_INT      int64_t       decimal, within [min, max]; a suffix K, M, G (powers of 1024) is
+ *                                  accepted when the unit is "bytes"
+ *
+ *   STI_OPT_BOOL     bool
+ *
+ *   STI_OPT_STRING   const char *  the kernel's, valid until `destroy`; NULL when unset and without
+ *                                  default; length within [min, max] when max > 0
+ *
+ *   STI_OPT_ENUM     int32_t       subscript of the chosen word in `choices`
+ *
  *   STI_OPT_STRINGS  struct sti_option_strings   a libconfig list or array of strings
+ *
  *   STI_OPT_TABLE    struct sti_option_rows      a list of groups, each described by `nested`; rows
- * are structs of `nested_size` bytes
+ *                                                are structs of `nested_size` bytes
  */
 #ifndef STREAMIT_OPTION_H
 #define STREAMIT_OPTION_H

@@ -7,11 +7,14 @@
  * expected and found.
  *
  * The version rule: a caller may be older than the callee, never newer, unless it tests first.
+ *
  *   - The descriptor's `abi_minor` is the least host minor that the plugin *needs*. A plugin that
- * needs a newer host is refused; an older one loads. Anything later than its abi_minor a plugin
- * guards with STI_HAS(host, service).
+ *     needs a newer host is refused; one that needs an older host loads. Anything later than its
+ *     abi_minor a plugin guards with STI_HAS(host, service).
+ *
  *   - Structs grow at the end only. `struct_size` is the size as the side that filled the struct
- * knew it; a slot is there when it lies within struct_size and is not null.
+ *     knew it; a slot is there when it lies within struct_size and is not null.
+ *
  *   - Slots are never reused. A new meaning is a new slot, or a new major.
  *   - While STI_ABI_MAJOR is 0 any change is allowed, and recorded in sdk/ABI_HISTORY.md.
  *
@@ -20,13 +23,22 @@
  *     create ---> start ---> [reload]* ---> drain ---> stop ---> destroy
  *
  *   create   checks its configuration in full and allocates; starts no thread, opens no file, binds
- * nothing, writes nothing. A failed create leaves nothing to destroy. start    binds what it needs
- * and begins to serve. Called in the order of requirements. A failed start undoes itself and is
- * followed by destroy, not by stop. reload   takes changed reloadable options, all or nothing.
- * Optional. drain    stops taking new work, finishes what is under way, at the latest within the
- * deadline. Reverse order. Optional. stop     ends everything. After it returns no thread of the
- * plugin runs and no callback of it fires. destroy  frees; cannot fail. All of them are called on
- * the kernel's main thread, one at a time over the whole process.
+ *            nothing, writes nothing. A failed create leaves nothing to destroy.
+ *
+ *   start    binds what it needs and begins to serve. Called in the order of requirements. A failed
+ *            start undoes itself and is followed by destroy, not by stop.
+ *
+ *   reload   takes changed reloadable options, all or nothing. Optional.
+ *
+ *   drain    stops taking new work, and finishes what is under way, at the latest within the
+ *            deadline. Reverse order. Optional.
+ *
+ *   stop     ends everything. After it returns no thread of the plugin runs and no callback of it
+ *            fires. Reverse order.
+ *
+ *   destroy  frees; cannot fail.
+ *
+ * All of them are called on the kernel's main thread, one at a time over the whole process.
  *
  * Threads. Host services may be called on any thread from `create` on, except where a service says
  * `from start on`. A plugin takes time, randomness, timers and threads from the host only, so that
@@ -64,9 +76,7 @@ extern "C" {
     ((table)->struct_size >= offsetof(__typeof__(*(table)), slot) + sizeof((table)->slot) &&       \
      (table)->slot != NULL)
 
-/* ---- interfaces
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- interfaces */
 
 /* First member of every interface vtable. */
 struct sti_iface {
@@ -99,9 +109,7 @@ struct sti_requirement {
     uint32_t reserved;
 };
 
-/* ---- logging
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- logging */
 
 enum sti_log_level { STI_LOG_DEBUG = 0, STI_LOG_INFO = 1, STI_LOG_WARN = 2, STI_LOG_ERROR = 3 };
 
@@ -126,9 +134,7 @@ struct sti_field {
     } value;
 };
 
-/* ---- executor
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- executor */
 
 /* A unit of work in the caller's memory. Posting never fails and allocates nothing. The task
  * belongs to the executor from the post until `run` is entered; `run` may free it or post it again.
@@ -157,9 +163,7 @@ struct sti_timer {
 
 enum sti_clock { STI_CLOCK_MONOTONIC = 0, STI_CLOCK_REALTIME = 1 };
 
-/* ---- metrics
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- metrics */
 
 enum sti_metric_type { STI_METRIC_COUNTER = 1, STI_METRIC_GAUGE = 2, STI_METRIC_HISTOGRAM = 3 };
 
@@ -179,7 +183,8 @@ struct sti_metric {
     struct sti_metric_cell cells[STI_METRIC_SHARDS];
 };
 
-/* A histogram of microseconds or bytes: bucket i counts values < 2^i, the last one everything. */
+/* A histogram of microseconds or bytes: bucket i counts the values below 2^i that no earlier
+ * bucket counts, the last one also all that are larger. */
 struct sti_histogram {
     uint64_t count, sum;
     uint64_t buckets[STI_HISTOGRAM_BUCKETS];
@@ -231,8 +236,7 @@ static inline void sti_histogram_record(struct sti_histogram *histogram, uint64_
     }
 }
 
-/* ---- the host table: kernel -> plugin
- * --------------------------------------------------------------------------- */
+/* ---- the host table: kernel -> plugin */
 
 enum sti_node_state {
     STI_NODE_STARTING = 0,
@@ -343,8 +347,7 @@ struct sti_host {
                          void *arg);
 };
 
-/* ---- the descriptor: plugin -> kernel
- * --------------------------------------------------------------------------- */
+/* ---- the descriptor: plugin -> kernel */
 
 /* Append only, reached by pointer. `host` and `conf` stay valid until destroy returns. */
 struct sti_lifecycle {
@@ -380,9 +383,7 @@ struct sti_plugin {
 #define STI_PLUGIN_EXPORT
 #endif
 
-/* ---- conveniences
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- conveniences */
 
 #ifndef __cplusplus
 /* sti_log(host, STI_LOG_INFO, "segment_rolled", "a new segment begins", STI_F_STR("topic", t),

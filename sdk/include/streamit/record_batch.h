@@ -119,7 +119,8 @@ STI_API int sti_batch_header_decode(const uint8_t *data, size_t len, struct sti_
  *
  * PRODUCER: what a client may send. Base offset 0; record count = last offset delta + 1 > 0; no
  * control bit, no log append time bit; codec 0-4; bits 7-15 of the attributes zero; producer id,
- * epoch and sequence all set or all -1.
+ * epoch and sequence all set or all -1. A record takes at least seven bytes: where the count asks
+ * for more than are there, the records are decoded as under RECORDS, and decide.
  *
  * RECORDS: decode every record. Lengths, count, no byte left over, offset deltas that grow and end
  * at the last offset delta at most: 0, 1, 2 ... in a batch that compaction has not thinned. */
@@ -128,9 +129,9 @@ STI_API int sti_batch_header_decode(const uint8_t *data, size_t len, struct sti_
 #define STI_CHECK_RECORDS  0x4u
 
 /* Check exactly one batch that lies scattered over `count` slices, and decode its header. Fields
- * may straddle slices anywhere. The slices must be in memory and are borrowed until return. With
- * STI_CHECK_RECORDS memory is taken to gather a scattered batch (at most max_len bytes) and to
- * decompress one (at most STI_BATCH_INFLATED_MAX); without, none is.
+ * may straddle slices anywhere. The slices must be in memory and are borrowed until return. Where
+ * records are decoded memory is taken to gather a scattered batch (at most max_len bytes) and to
+ * decompress one (at most STI_BATCH_INFLATED_MAX); otherwise none is.
  * @param max_len  a larger batch is refused, bytes
  * @param out  filled on success, all zero otherwise
  * @return STI_OK; STI_E_CORRUPT_BATCH (malformed, bytes missing or left over, wrong CRC);

@@ -12,12 +12,17 @@
  * INTERNAL.
  *
  * Traits say what a caller may do, so that no caller needs a list of its own:
+ *
  *   RETRIABLE   the same call may succeed later, unchanged
+ *
  *   REFRESH     the caller's view of the cluster is old: look up topic, leader or coordinator
- * before the next try FATAL       this producer, member or partition cannot go on; trying again
- * cannot help INDEFINITE  the outcome is unknown: the call may or may not have had its effect. A
- * caller without idempotence must not repeat an append that ended so, because it could be stored
- * twice.
+ *               before the next try
+ *
+ *   FATAL       this producer, member or partition cannot go on; trying again cannot help
+ *
+ *   INDEFINITE  the outcome is unknown: the call may or may not have had its effect. A caller
+ *               without idempotence must not repeat an append that ended so, because it could be
+ *               stored twice.
  *
  * Only C standard headers are used here; the functions are inline, so that a plugin needs no
  * library for them.
@@ -100,11 +105,11 @@ enum {
  * static storage. */
 static inline const char *sti_status_name(int code)
 {
-    switch (code < 0 ? -code : code) {
+    switch (code > 0 ? -code : code) { /* INT_MIN has no positive twin */
     case 0:
         return "OK";
 #define STI_STATUS_NAME(name, number, traits, text)                                                \
-    case number:                                                                                   \
+    case -(number):                                                                                \
         return #name;
         STI_STATUS_LIST(STI_STATUS_NAME)
 #undef STI_STATUS_NAME
@@ -116,11 +121,11 @@ static inline const char *sti_status_name(int code)
 /* What a code means, as a clause. Never NULL; static storage. */
 static inline const char *sti_status_text(int code)
 {
-    switch (code < 0 ? -code : code) {
+    switch (code > 0 ? -code : code) { /* INT_MIN has no positive twin */
     case 0:
         return "success";
 #define STI_STATUS_TEXT(name, number, traits, text)                                                \
-    case number:                                                                                   \
+    case -(number):                                                                                \
         return text;
         STI_STATUS_LIST(STI_STATUS_TEXT)
 #undef STI_STATUS_TEXT
@@ -132,11 +137,11 @@ static inline const char *sti_status_text(int code)
 /* The STI_TRAIT_* bits of a code; 0 for STI_OK, those of INTERNAL for an unknown code. */
 static inline uint32_t sti_status_traits(int code)
 {
-    switch (code < 0 ? -code : code) {
+    switch (code > 0 ? -code : code) { /* INT_MIN has no positive twin */
     case 0:
         return 0;
 #define STI_STATUS_TRAITS(name, number, traits, text)                                              \
-    case number:                                                                                   \
+    case -(number):                                                                                \
         return (traits);
         STI_STATUS_LIST(STI_STATUS_TRAITS)
 #undef STI_STATUS_TRAITS
@@ -189,8 +194,8 @@ STI_PRINTF(3, 4) static inline int sti_err_set(struct sti_err *err, int code, co
 }
 
 /* Put what *this* level was doing in front of what the level below said ("open topic t-3:
- * <cause>"), and return the unchanged code. `err` may be NULL, and must then be given the code by
- * the caller. */
+ * <cause>"), and return `code`, which is the one that the level below returned: `err` may be NULL,
+ * and an object that nobody has filled takes it. */
 STI_PRINTF(3, 4) static inline int sti_err_wrap(struct sti_err *err, int code, const char *fmt, ...)
 {
     if (err != NULL) {

@@ -9,18 +9,22 @@
  *
  * Ends. The *written* end is the offset after the last batch that append completed: a read finds
  * everything below it, and it survives the death of the process. The *synced* end is the offset up
- * to which everything also survives the loss of power. Both only grow, except by truncate. synced
- * <= written.
+ * to which everything also survives the loss of power. Both only grow, except by truncate, and the
+ * synced end is never beyond the written one.
  *
  * Threads and order.
+ *
  *   - append, configure, truncate, trim, close of one partition are called one at a time, on the
- * partition's strand of the host's executor, where blocking on files is allowed. At most one append
- * is outstanding.
+ *     partition's strand of the host's executor, where blocking on files is allowed. At most one
+ *     append is outstanding.
+ *
  *   - read, sync, offset_for_time, state, usage and the blobs may run at any time between open and
- * close, on any executor thread, beside an append, also several at once. read with STI_READ_NO_WAIT
- * and state may be called on any thread, also a transport's.
+ *     close, on any executor thread, beside an append, also several at once. read with
+ *     STI_READ_NO_WAIT and state may be called on any thread, also a transport's.
+ *
  *   - A `done` runs exactly once if and only if the function returned STI_OK, on any thread,
- * possibly before the function returns. No lock of the plugin is held across it or across an event.
+ *     possibly before the function returns. No lock of the plugin is held across it or across an
+ *     event.
  *
  * Failure. A failed write or fsync poisons the partition: every later append is refused with
  * STI_E_POISONED until the partition has been closed and opened again, which re-reads the log. A
