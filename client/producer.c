@@ -49,7 +49,7 @@ struct partition {
     int32_t index;
     struct batch *open;
     struct batch *queue_head, *queue_tail;
-    struct batch *inflight;
+    struct batch *in_flight;
     struct cl_alarm linger, retry;
     bool lingering, backing_off;
 };
@@ -253,12 +253,12 @@ static void retry_fire(struct cl_alarm *alarm, bool cancelled)
     (void)cancelled; /* cancelled by close: then the last try comes at once */
     pthread_mutex_lock(&producer->mu);
     part->backing_off = false;
-    struct batch *b = part->inflight;
+    struct batch *b = part->in_flight;
     if (producer->closing && b != NULL) {
         struct sti_err err;
         sti_err_set(&err, STI_E_CANCELLED, "%s-%d: the producer was closed: %.150s",
                     part->topic->topic->name, part->index, b->last.msg);
-        part->inflight = NULL;
+        part->in_flight = NULL;
         batch_report(b, STI_E_CANCELLED, NULL, &err);
         kick(part);
     } else if (b != NULL) {
@@ -317,7 +317,7 @@ static void batch_answered(struct cl_call *call, grpc_byte_buffer *in,
     pthread_mutex_lock(&producer->mu);
     producer->busy++;
     if (failure == NULL || !batch_retry(b, failure)) {
-        part->inflight = NULL;
+        part->in_flight = NULL;
         batch_report(b, failure == NULL ? STI_OK : failure->err.code,
                      failure == NULL ? result : NULL, failure == NULL ? NULL : &failure->err);
         kick(part);
@@ -374,7 +374,7 @@ static void queue_push(struct partition *part, struct batch *b)
 static void kick(struct partition *part)
 {
     struct sti_producer *producer = part->topic->producer;
-    while (part->inflight == NULL) {
+    while (part->in_flight == NULL) {
         struct batch *b = part->queue_head;
         if (b != NULL && b->ready) {
             part->queue_head = b->next;
@@ -387,7 +387,7 @@ static void kick(struct partition *part)
         } else {
             return; /* nothing, or its sender is still finishing it and kicks then */
         }
-        part->inflight = b;
+        part->in_flight = b;
         pthread_mutex_unlock(&producer->mu);
         if (!b->ready) {
             batch_finish(b);
@@ -402,7 +402,7 @@ static void kick(struct partition *part)
             pthread_mutex_lock(&producer->mu);
             return;
         }
-        part->inflight = NULL;
+        part->in_flight = NULL;
         if (producer->closing && b->finish_status == STI_OK) {
             sti_err_set(&b->last, STI_E_CANCELLED, "%s-%d: the producer was closed",
                         part->topic->topic->name, part->index);
@@ -546,7 +546,7 @@ int sti_producer_send(struct sti_producer_topic *topic, const struct sti_produce
         part = keyless ? topic->parts[topic->sticky] : part;
     }
     rc = record_append(part, record, bytes, err);
-    if (rc == STI_OK && part->inflight == NULL) {
+    if (rc == STI_OK && part->in_flight == NULL) {
         kick(part);
     }
     pthread_mutex_unlock(&producer->mu);
@@ -716,8 +716,8 @@ static void cancel_partition(struct partition *part)
     err.traits = 0;
     if (part->backing_off) {
         cl_alarm_cancel(part->topic->producer->client, &part->retry);
-    } else if (part->inflight != NULL && part->inflight->started) {
-        cl_call_cancel(&part->inflight->call);
+    } else if (part->in_flight != NULL && part->in_flight->started) {
+        cl_call_cancel(&part->in_flight->call);
     }
     if (part->lingering) {
         cl_alarm_cancel(part->topic->producer->client, &part->linger);

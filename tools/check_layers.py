@@ -17,20 +17,23 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# Longest prefix wins. `plugins/*` stands for one plugin: itself, never a sibling.
+# `plugins/*` stands for one plugin: itself, never a sibling. `proto/internal` holds the cluster commands, which are a
+# format at rest and no wire: the broker writes them, and never sees the public API. The command line reaches down to
+# the kernel for `plugin check`, which must refuse a plugin in the very words of the daemon.
 LAYERS = {
     "sdk/include": {"sdk/include"},
     "sdk": {"sdk/include", "sdk"},
     "proto": {"sdk/include", "proto"},
+    "proto/internal": {"proto/internal"},
     "kernel": {"sdk/include", "sdk", "kernel"},
-    "broker": {"sdk/include", "sdk", "kernel", "broker"},
+    "broker": {"sdk/include", "sdk", "kernel", "broker", "proto/internal"},
     "plugins/*": {"sdk/include", "sdk", "proto", "plugins/*"},
     "daemon": {"sdk/include", "kernel", "broker", "daemon"},
     "client": {"sdk/include", "sdk", "proto", "client"},
-    "cli": {"sdk/include", "sdk", "proto", "client", "cli"},
+    "cli": {"sdk/include", "sdk", "kernel", "proto", "client", "cli"},
     "bench": {"sdk/include", "sdk", "proto", "client", "cli", "bench"},
     "tools": {"sdk/include", "sdk", "kernel", "broker", "tools"},
-    "tests": {"sdk/include", "sdk", "kernel", "broker", "proto", "client", "tests"},
+    "tests": {"sdk/include", "sdk", "kernel", "broker", "proto", "proto/internal", "client", "tests"},
 }
 
 # Libraries whose types must not appear outside the folders named.
@@ -75,6 +78,8 @@ def layer_of(path):
         return "plugins/*", parts[1]
     if path.startswith("sdk/include/"):
         return "sdk/include", None
+    if path.startswith("proto/streamit/internal/"):
+        return "proto/internal", None
     return (parts[0], None) if parts[0] in LAYERS else (None, None)
 
 
@@ -145,8 +150,10 @@ def self_test():
         "plugins/two/kern.c": '#include "kernel/k.h"\n',
         "kernel/k.h": "",
         "client/c.c": '#include "broker/b.h"\n',
+        "broker/wire.c": '#include "streamit/v1/streamit.pb-c.h"\n',
     }
-    good = {"plugins/one/plugin.c": '#include "one.h"\n#include "streamit/x.h"\n#include <stdio.h>\n'}
+    good = {"broker/commands.c": '#include "streamit/internal/cluster.pb-c.h"\n',
+            "plugins/one/plugin.c": '#include "one.h"\n#include "streamit/x.h"\n#include <stdio.h>\n'}
     with tempfile.TemporaryDirectory() as root:
         for path, text in {**bad, **good}.items():
             os.makedirs(os.path.join(root, os.path.dirname(path)), exist_ok=True)

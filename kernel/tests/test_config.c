@@ -236,8 +236,8 @@ static void test_ranges_and_missing(void **state)
     expect_error(IN_X("host = \"\";"), NULL,
                  "main.cfg:3: plugins.x.host: a string of 0 bytes: expected 1 to 10 bytes");
     expect_error(
-        IN_X("flush = \"comit\";"), NULL,
-        "main.cfg:3: plugins.x.flush: expected one of commit, interval, onroll, found 'comit'; "
+        IN_X("flush = \"commits\";"), NULL,
+        "main.cfg:3: plugins.x.flush: expected one of commit, interval, onroll, found 'commits'; "
         "did you mean 'commit'?");
     expect_error(IN_X("topics: ( { partitions = 2; } );"), NULL,
                  "main.cfg:3: plugins.x.topics[0]: missing option 'name': expected a string, found "

@@ -149,8 +149,7 @@ struct sti_producer_record {
     void *opaque; /* comes back in the delivery report                            */
 };
 
-#define STI_SEND_NO_WAIT 0x1u /* return STI_E_WOULD_BLOCK rather than wait for room in the window  \
-                               */
+#define STI_SEND_NO_WAIT 0x1u /* STI_E_WOULD_BLOCK rather than a wait for room in the window */
 
 STI_CLIENT_API void sti_producer_config_init(struct sti_producer_config *config);
 
