@@ -503,7 +503,9 @@ static int alter_check(struct broker *broker, struct sti_topic_change *call,
     } else {
         *more = call->partitions == -1 ? 0 : call->partitions - cat->partition_count;
         memcpy(id, cat->id, 16);
-        rc = limits_check(broker, call->name, cat->partition_count + *more, *more, false, err);
+        /* A limit that was lowered since does not bar other changes. */
+        rc = *more == 0 ? STI_OK
+                        : limits_check(broker, call->name, call->partitions, *more, false, err);
     }
     if (rc == STI_OK) {
         /* The flush policy must fit the storage that the topic is on. */
@@ -589,7 +591,9 @@ int brk_delete_topic(void *self, struct sti_topic_change *call, struct sti_err *
         }
         pthread_mutex_unlock(&broker->admin_mu);
     }
-    if (rc == STI_OK) {
+    if (rc == STI_OK && (call->flags & STI_TOPIC_VALIDATE_ONLY) != 0) {
+        call_answer(call, STI_OK, NULL);
+    } else if (rc == STI_OK) {
         size_t len = 0;
         uint8_t *command = cat_encode_delete(id, &len);
         rc = change_propose(broker, call, id, command, len, true, &why);

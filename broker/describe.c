@@ -225,8 +225,12 @@ static void row_answer(struct broker *broker, const struct sti_request *request,
         } else {
             pthread_mutex_lock(&part->mu);
             row->err = part->why;
-            row->status = part->why.code != STI_OK ? part->why.code : STI_E_UNAVAILABLE;
+            row->status = part->why.code;
             pthread_mutex_unlock(&part->mu);
+            if (row->status == STI_OK) {
+                row->status = sti_err_set(&row->err, STI_E_UNAVAILABLE, "%s-%d is not open",
+                                          part->topic, part->index);
+            }
         }
     } else {
         row->status = sti_err_set(&row->err, STI_E_INVALID_ARGUMENT,

@@ -141,10 +141,12 @@ static bool row_has_news(const struct brk_fetch_row *row)
            atomic_load(&row->part->high_watermark) > row->seen;
 }
 
-static void row_link(struct brk_fetch_row *row)
+/* seen: what is no news */
+static void row_link(struct brk_fetch_row *row, int64_t seen)
 {
     struct brk_partition *part = row->part;
     pthread_mutex_lock(&part->mu);
+    row->seen = seen; /* under the lock: who parked this call before may still be looking */
     row->prev = NULL;
     row->next = part->waiters;
     if (part->waiters != NULL) {
@@ -209,10 +211,8 @@ static void fetch_park(struct brk_fetch *f, bool some)
     parked_link(f);
     for (uint32_t i = 0; i < f->row_count; i++) {
         struct brk_fetch_row *row = &f->rows[i];
-        row->offset = row->row->offset;
         /* With some bytes there but fewer than min_bytes, only growth is news. */
-        row->seen = some ? row->row->high_watermark : row->offset;
-        row_link(row);
+        row_link(row, some ? row->row->high_watermark : row->row->offset);
     }
     if (!f->timer_armed) {
         atomic_fetch_add(&f->refs, 1);
@@ -280,10 +280,19 @@ void brk_fetch_cancel(void *self, struct sti_fetch *call)
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
+/* The most bytes that the call is answered with, its first batch aside. At least 1. */
+static uint64_t fetch_limit(const struct brk_fetch *f)
+{
+    uint64_t asked = f->call->max_bytes, most = (uint64_t)f->broker->conf->fetch_bytes_max;
+    uint64_t limit = asked < most ? asked : most;
+    return limit == 0 ? 1 : limit;
+}
+
 /* Everything is read: answer, or wait for more. */
 static void fetch_finish(struct brk_fetch *f)
 {
-    uint64_t min = f->call->min_bytes == 0 ? 1 : f->call->min_bytes;
+    uint64_t min = f->call->min_bytes == 0 ? 1 : f->call->min_bytes, limit = fetch_limit(f);
+    min = min < limit ? min : limit; /* more will never be there */
     bool serving = atomic_load(&f->broker->state) == BRK_SERVING;
     if (fetch_cancelled(f)) {
         fetch_fail_cancelled(f);
@@ -354,7 +363,12 @@ static void read_done(struct sti_storage_read *op, int status, const struct sti_
     struct brk_fetch_row *row = &f->rows[f->next_row];
     struct sti_err own;
     brk_partition_read_end(row->part);
-    if (status == STI_OK) {
+    if (status == STI_OK && f->bytes > 0 && f->bytes + op->bytes > fetch_limit(f)) {
+        /* A batch larger than what is left: only the first of the answer comes whole. */
+        for (uint32_t i = 0; i < op->slice_count; i++) {
+            sti_slice_release(&op->slices[i]);
+        }
+    } else if (status == STI_OK) {
         row->row->slice_count = op->slice_count;
         row->row->bytes = op->bytes;
         f->bytes += op->bytes;
@@ -381,10 +395,7 @@ static bool read_start(struct brk_fetch *f, uint32_t flags)
 {
     struct brk_fetch_row *row = &f->rows[f->next_row];
     struct sti_fetch_row *out = row->row;
-    const struct sti_fetch *call = f->call;
-    uint64_t limit = call->max_bytes < (uint64_t)f->broker->conf->fetch_bytes_max
-                         ? call->max_bytes
-                         : (uint64_t)f->broker->conf->fetch_bytes_max;
+    uint64_t limit = fetch_limit(f);
     int64_t end;
     if (out->status != STI_OK || !row_prepare(row, &end)) {
         return false;

@@ -99,7 +99,7 @@ struct broker {
     struct sti_admit *admit_head, *admit_tail;
 
     pthread_cond_t settled_cond; /* with admin_mu */
-    uint32_t under_way;          /* @locks admin_mu: opens and closes of all topics */
+    uint32_t under_way;          /* @locks admin_mu: opens and closes, and the retention timer */
 
     _Atomic uint32_t offline;
     struct sti_timer retention_timer;
@@ -128,17 +128,19 @@ struct brk_partition {
     bool create; /* storage may have to be created: @thread strand */
 
     struct sti_strand strand;
-    struct sti_binding storage; /* vtable and self of its instance */
-    struct sti_storage_partition *store;
+    struct sti_binding storage;            /* vtable and self of its instance */
+    struct sti_storage_partition *store;   /* @locks mu; NULL unless open for readers */
+    struct sti_storage_partition *closing; /* `store`, while it is closed: @thread strand */
     struct sti_replication_partition *repl;
 
-    struct sti_task open_task, append_task, settings_task, retention_task, close_task;
+    struct sti_task open_task, append_task, settings_task, retention_task, fail_task, close_task;
     struct set_values next_values; /* @locks mu: for settings_task */
     bool settings_posted;          /* @locks mu */
     bool retention_posted;         /* @locks mu */
     bool remove_after_close;       /* @locks mu */
     bool close_wanted;             /* @locks mu */
-    bool close_posted;             /* @locks mu; never while appending */
+    bool close_posted;             /* @locks mu; never while appending or reading */
+    bool close_waits;              /* @locks mu: for the last read, which posts the close again */
 
     struct sti_storage_append append;                    /* the one under way: @thread strand */
     struct sti_append_batch *append_few[BRK_APPEND_FEW]; /* its batches, when they are few */
@@ -157,7 +159,6 @@ struct brk_partition {
     struct brk_fetch_row *waiters;                 /* parked fetches */
     int32_t replicas, replicas_synced;             /* as of the high watermark */
     uint32_t reads;                                /* users of `store` outside the strand */
-    pthread_cond_t reads_cond;
     _Atomic int64_t written_end, synced_end, high_watermark, log_start;
     _Atomic bool durable; /* acks go by synced ends */
 };
@@ -223,8 +224,9 @@ int brk_partition_quorum(struct brk_partition *part, struct sti_err *err);
  * none. */
 struct sti_storage_partition *brk_partition_read_begin(struct brk_partition *part);
 void brk_partition_read_end(struct brk_partition *part);
-/* Wait until no read is under way; part->store is NULL by then. @thread strand */
-void brk_partition_reads_wait(struct brk_partition *part);
+/* Take the storage handle away from readers. @return false: reads are under way, and the last one
+ * posts close_task again. @thread strand, close_task */
+bool brk_partition_reads_end(struct brk_partition *part);
 
 /* open.c: the coming and going of partitions, on their strands. They return true when the task's
  * last reference was dropped. */
@@ -234,8 +236,11 @@ void brk_settings_run(struct sti_task *task);
 /* The state changed; counts offline ones. @locks part->mu held */
 void brk_partition_set_state(struct brk_partition *part, int state, const struct sti_err *why);
 void brk_offline_report(struct broker *broker);
-/* Fail everything that waits at a partition. */
-void brk_partition_fail_all(struct brk_partition *part, int status, const char *why);
+/* Answer everything that waits at a closed partition: what is queued was not done, what was written
+ * has an unknown outcome unless it was deleted. Wakes the fetches. @thread strand */
+void brk_partition_fail_all(struct brk_partition *part);
+/* Fail the rows that were written and wait for their acks. Any executor thread. */
+void brk_partition_fail_acks(struct brk_partition *part, int status, const char *why);
 
 /* ---- produce.c ---- */
 
@@ -286,7 +291,7 @@ struct brk_fetch_row {
     struct sti_fetch_row *row;
     struct brk_partition *part; /* holds a reference, or NULL */
     bool parked;                /* @locks part->mu */
-    int64_t offset, seen;       /* while parked: wanted, and what is no news */
+    int64_t seen;               /* while parked: a watermark that is no news. @locks part->mu */
 };
 
 int brk_fetch(void *self, struct sti_fetch *call, struct sti_err *err);
@@ -315,9 +320,12 @@ int brk_find_leader(void *self, const struct sti_request *request, const char *t
 extern const struct cat_observer brk_observer;
 extern const struct sti_metadata_fsm brk_fsm;
 /* A partition of a topic has finished opening or closing. After a close the partition's reference
- * on its topic is gone. */
+ * on its topic is gone. When it returns the broker may be gone too. */
 void brk_topic_settled(struct brk_partition *part, bool closed, int status,
                        const struct sti_err *err);
+/* Something counted in broker->under_way has ended. The caller touches the broker no more: a stop
+ * may have waited for just this. */
+void brk_under_way_end(struct broker *broker);
 /* Act on what the catalogue holds, and wait until every partition is open or offline. */
 void brk_boot(struct broker *broker);
 /* Close everything, and wait until the deadline. @return false: something still runs */

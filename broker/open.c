@@ -10,8 +10,9 @@
  * such partition has lost it, and the partition is offline with DATA_LOSS. A storage that is not
  * durable begins empty after every start.
  *
- * Closing: the task runs after all others of the strand and is its last, so it may drop the
- * strand's reference.
+ * Closing: the task runs after all others of the strand, with no append under way; if reads are,
+ * the last of them posts it once more. It is the strand's last, so it may drop the strand's
+ * reference.
  */
 #include <string.h>
 
@@ -20,11 +21,15 @@
 void brk_offline_report(struct broker *broker)
 {
     char detail[96];
-    uint32_t offline = atomic_load(&broker->offline);
-    snprintf(detail, sizeof detail, "%u partitions are offline and take no appends", offline);
-    broker->host->health(broker->host->ctx, "offline_partitions",
-                         offline == 0 ? STI_HEALTH_OK : STI_HEALTH_DEGRADED, detail);
-    sti_metric_set(broker->metrics.partitions_offline, offline);
+    uint32_t offline;
+    /* Several threads may report at once: whoever told an old number tells the new one too. */
+    do {
+        offline = atomic_load(&broker->offline);
+        snprintf(detail, sizeof detail, "%u partitions are offline and take no appends", offline);
+        broker->host->health(broker->host->ctx, "offline_partitions",
+                             offline == 0 ? STI_HEALTH_OK : STI_HEALTH_DEGRADED, detail);
+        sti_metric_set(broker->metrics.partitions_offline, offline);
+    } while (offline != atomic_load(&broker->offline));
 }
 
 void brk_partition_set_state(struct brk_partition *part, int state, const struct sti_err *why)
@@ -73,6 +78,9 @@ static void on_failed(void *ctx, const struct sti_err *err)
     sti_log(part->broker->host, STI_LOG_ERROR, "partition_poisoned", why.msg,
             STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index));
     brk_offline_report(part->broker);
+    /* No sync will come for what is written. */
+    brk_partition_fail_acks(part, STI_E_IO,
+                            "is poisoned; the records may be stored: see the node's log");
 }
 
 static const struct sti_storage_events events = {
@@ -83,8 +91,8 @@ static const struct sti_storage_events events = {
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
-static int open_storage(struct brk_partition *part, struct sti_storage_state *state,
-                        struct sti_err *err)
+static int open_storage(struct brk_partition *part, struct sti_storage_partition **store,
+                        struct sti_storage_state *state, struct sti_err *err)
 {
     struct sti_partition_id id = {
         .struct_size = sizeof id, .partition = part->index, .topic = part->topic};
@@ -103,7 +111,7 @@ static int open_storage(struct brk_partition *part, struct sti_storage_state *st
         return rc;
     }
     const struct sti_storage *vt = sti_storage_of(&part->storage);
-    rc = vt->open(part->storage.self, &args, &part->store, state, err);
+    rc = vt->open(part->storage.self, &args, store, state, err);
     if (rc != STI_E_NOT_FOUND) {
         return rc;
     }
@@ -114,7 +122,8 @@ static int open_storage(struct brk_partition *part, struct sti_storage_state *st
                            part->topic, part->index, part->values.storage);
     }
     args.flags = STI_STORAGE_CREATE;
-    return vt->open(part->storage.self, &args, &part->store, state, err);
+    sti_err_clear(err);
+    return vt->open(part->storage.self, &args, store, state, err);
 }
 
 static int open_replication(struct brk_partition *part, const struct sti_storage_state *state,
@@ -148,9 +157,12 @@ static int open_replication(struct brk_partition *part, const struct sti_storage
     return rc;
 }
 
-static void open_ends(struct brk_partition *part, const struct sti_storage_state *state)
+/* From here on the partition can be read. */
+static void open_ends(struct brk_partition *part, struct sti_storage_partition *store,
+                      const struct sti_storage_state *state)
 {
     pthread_mutex_lock(&part->mu);
+    part->store = store;
     atomic_store(&part->log_start, state->log_start);
     atomic_store(&part->written_end, state->written_end);
     if (state->synced_end > atomic_load(&part->synced_end)) {
@@ -169,10 +181,11 @@ void brk_open_run(struct sti_task *task)
     struct sti_storage_state state = {.struct_size = sizeof state};
     struct sti_err err;
     sti_err_clear(&err);
-    int rc = open_storage(part, &state, &err);
-    if (part->store != NULL) {
+    struct sti_storage_partition *store = NULL;
+    int rc = open_storage(part, &store, &state, &err);
+    if (store != NULL) {
         struct sti_err repl_err;
-        open_ends(part, &state);
+        open_ends(part, store, &state);
         int repl_rc = open_replication(part, &state, rc == STI_OK ? &err : &repl_err);
         rc = rc == STI_OK ? repl_rc : rc;
     }
@@ -195,20 +208,46 @@ void brk_open_run(struct sti_task *task)
 
 /* ---- closing ------------------------------------------------------------------------------- */
 
+static void close_report(struct brk_partition *part, int rc, const struct sti_err *err)
+{
+    if (rc != STI_OK) {
+        sti_log(part->broker->host, STI_LOG_ERROR, "partition_close_failed", err->msg,
+                STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
+                STI_F_STR("code", sti_status_name(rc)));
+    }
+}
+
+static int remove_storage(struct brk_partition *part, struct sti_err *err)
+{
+    const struct sti_host *host = part->broker->host;
+    struct sti_partition_id id = {
+        .struct_size = sizeof id, .partition = part->index, .topic = part->topic};
+    int rc = STI_OK;
+    if (part->storage.vtable == NULL) {
+        rc = host->bind(host->ctx, STI_STORAGE_ID, part->values.storage, STI_STORAGE_MAJOR,
+                        STI_STORAGE_MINOR, &part->storage, err);
+    }
+    if (rc == STI_OK) {
+        memcpy(id.topic_id, part->topic_id, sizeof id.topic_id);
+        rc = sti_storage_of(&part->storage)->remove(part->storage.self, &id, err);
+    }
+    return rc;
+}
+
 void brk_close_run(struct sti_task *task)
 {
     struct brk_partition *part = BRK_CONTAINER_OF(task, struct brk_partition, close_task);
-    struct broker *broker = part->broker;
+    const struct sti_host *host = part->broker->host;
     struct sti_err err;
     int rc = STI_OK;
     sti_err_clear(&err);
-    pthread_mutex_lock(&part->mu);
-    struct sti_storage_partition *store = part->store;
-    part->store = NULL;
-    pthread_mutex_unlock(&part->mu);
-    brk_partition_reads_wait(part);
-    if (store != NULL) {
-        rc = sti_storage_of(&part->storage)->close(store, &err);
+    if (!brk_partition_reads_end(part)) {
+        return; /* the last read posts this task again */
+    }
+    if (part->closing != NULL) {
+        rc = sti_storage_of(&part->storage)->close(part->closing, &err);
+        part->closing = NULL;
+        close_report(part, rc, &err);
     }
     /* Only now: until storage was closed its events could still reach replication. */
     pthread_mutex_lock(&part->mu);
@@ -216,25 +255,17 @@ void brk_close_run(struct sti_task *task)
     part->repl = NULL;
     pthread_mutex_unlock(&part->mu);
     if (repl != NULL) {
-        sti_replication_of(&broker->replication)->close(repl);
+        sti_replication_of(&part->broker->replication)->close(repl);
     }
-    if (part->remove_after_close && part->storage.vtable == NULL) {
-        rc = broker->host->bind(broker->host->ctx, STI_STORAGE_ID, part->values.storage,
-                                STI_STORAGE_MAJOR, STI_STORAGE_MINOR, &part->storage, &err);
+    brk_partition_fail_all(part); /* what the last append left waiting */
+    if (part->remove_after_close) {
+        /* Also when the close has failed: what it could not save is not wanted any more. */
+        sti_err_clear(&err);
+        rc = remove_storage(part, &err);
+        close_report(part, rc, &err);
     }
-    if (part->remove_after_close && rc == STI_OK) {
-        struct sti_partition_id id = {
-            .struct_size = sizeof id, .partition = part->index, .topic = part->topic};
-        memcpy(id.topic_id, part->topic_id, sizeof id.topic_id);
-        rc = sti_storage_of(&part->storage)->remove(part->storage.self, &id, &err);
-    }
-    if (rc != STI_OK) {
-        sti_log(broker->host, STI_LOG_ERROR, "partition_close_failed", err.msg,
-                STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
-                STI_F_STR("code", sti_status_name(rc)));
-    }
-    brk_topic_settled(part, true, rc, &err);
-    broker->host->strand_fini(broker->host->ctx, &part->strand);
+    brk_topic_settled(part, true, rc, &err); /* the broker may be gone after it */
+    host->strand_fini(host->ctx, &part->strand);
     brk_partition_unref(part); /* the strand's: the memory may go with it */
 }
 
@@ -252,8 +283,6 @@ void brk_settings_run(struct sti_task *task)
     struct sti_storage_partition *store = part->store;
     pthread_mutex_unlock(&part->mu);
     bool durable = part->values.flush_policy == STI_FLUSH_COMMIT;
-    atomic_store(&part->max_message_bytes, part->values.max_message_bytes);
-    atomic_store(&part->min_insync, part->values.min_insync_replicas);
     if (store == NULL) {
         return;
     }
@@ -268,5 +297,8 @@ void brk_settings_run(struct sti_task *task)
     if (part->repl != NULL) {
         sti_replication_of(&broker->replication)
             ->configure(part->repl, durable, (int32_t)part->values.min_insync_replicas);
+        /* What waits for a sync may now be safe without. */
+        brk_partition_progress(part, atomic_load(&part->written_end),
+                               atomic_load(&part->synced_end));
     }
 }

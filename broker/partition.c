@@ -8,7 +8,7 @@
  *     QUEUED --strand--> APPENDING --storage done--> WAITING --ends move--> DONE
  *
  * Tasks are posted to the strand under part->mu, so that none can follow the one that closes the
- * partition.
+ * partition. From close_wanted on nothing new is taken from the queue.
  *
  * A row can be withdrawn (timeout, deletion) while it is QUEUED or WAITING; while APPENDING its
  * bytes belong to storage.
@@ -33,7 +33,6 @@ void brk_partition_unref(struct brk_partition *part)
 {
     if (atomic_fetch_sub_explicit(&part->refs, 1, memory_order_acq_rel) == 1) {
         pthread_mutex_destroy(&part->mu);
-        pthread_cond_destroy(&part->reads_cond);
         free(part->topic);
         free(part);
     }
@@ -157,11 +156,16 @@ int brk_partition_quorum(struct brk_partition *part, struct sti_err *err)
     if (min <= 1) {
         return STI_OK;
     }
-    pthread_mutex_lock(&part->mu);
-    if (part->repl != NULL) {
-        in_sync = sti_replication_of(&part->broker->replication)->in_sync(part->repl);
+    /* A read that is under way keeps storage open, and replication is closed after storage. */
+    if (brk_partition_read_begin(part) != NULL) {
+        pthread_mutex_lock(&part->mu);
+        struct sti_replication_partition *repl = part->repl;
+        pthread_mutex_unlock(&part->mu);
+        if (repl != NULL) {
+            in_sync = sti_replication_of(&part->broker->replication)->in_sync(repl);
+        }
+        brk_partition_read_end(part);
     }
-    pthread_mutex_unlock(&part->mu);
     if (in_sync >= min) {
         return STI_OK;
     }
@@ -186,19 +190,23 @@ struct sti_storage_partition *brk_partition_read_begin(struct brk_partition *par
 void brk_partition_read_end(struct brk_partition *part)
 {
     pthread_mutex_lock(&part->mu);
-    if (--part->reads == 0) {
-        pthread_cond_signal(&part->reads_cond);
+    if (--part->reads == 0 && part->close_waits) {
+        const struct sti_host *host = part->broker->host;
+        part->close_waits = false;
+        host->strand_post(host->ctx, &part->strand, &part->close_task);
     }
     pthread_mutex_unlock(&part->mu);
 }
 
-void brk_partition_reads_wait(struct brk_partition *part)
+bool brk_partition_reads_end(struct brk_partition *part)
 {
     pthread_mutex_lock(&part->mu);
-    while (part->reads > 0) {
-        pthread_cond_wait(&part->reads_cond, &part->mu);
-    }
+    part->closing = part->store != NULL ? part->store : part->closing;
+    part->store = NULL;
+    part->close_waits = part->reads > 0;
+    bool ended = !part->close_waits;
     pthread_mutex_unlock(&part->mu);
+    return ended;
 }
 
 /* ---- appending ----------------------------------------------------------------------------- */
@@ -383,7 +391,7 @@ static void append_done(struct sti_storage_append *op, int status, const struct 
     /* `appending` goes false last: until then neither the strand nor a close touches the append. */
     pthread_mutex_lock(&part->mu);
     part->appending = false;
-    if (part->queue_head != NULL && !part->append_posted) {
+    if (part->queue_head != NULL && !part->append_posted && !part->close_wanted) {
         part->append_posted = true;
         host->strand_post(host->ctx, &part->strand, &part->append_task);
     }
@@ -402,7 +410,7 @@ static void append_run(struct sti_task *task)
     struct brk_produce_row *rows = NULL;
     pthread_mutex_lock(&part->mu);
     part->append_posted = false;
-    if (!part->appending) {
+    if (!part->appending && !part->close_wanted) {
         rows = queue_take(part, &count);
         part->appending = rows != NULL;
     }
@@ -477,30 +485,62 @@ bool brk_partition_withdraw(struct brk_partition *part, struct brk_produce_row *
     return out;
 }
 
-void brk_partition_fail_all(struct brk_partition *part, int status, const char *why)
+/* Answer rows that were taken off their list. */
+static void rows_fail(struct brk_partition *part, struct brk_produce_row *rows, int status,
+                      const char *why)
 {
     struct sti_err err;
     sti_err_set(&err, status, "%s-%d %s", part->topic, part->index, why);
+    while (rows != NULL) {
+        struct brk_produce_row *row = rows;
+        rows = row->next;
+        brk_produce_row_done(row, status, &err);
+    }
+}
+
+/* Empty a list of rows. @return their first @locks part->mu held */
+static struct brk_produce_row *rows_take(struct brk_produce_row **head,
+                                         struct brk_produce_row **tail, uint32_t *count)
+{
+    struct brk_produce_row *first = *head;
+    *count = 0;
+    for (struct brk_produce_row *row = first; row != NULL; row = row->next) {
+        row->state = BRK_ROW_DONE;
+        (*count)++;
+    }
+    *head = *tail = NULL;
+    return first;
+}
+
+void brk_partition_fail_acks(struct brk_partition *part, int status, const char *why)
+{
+    uint32_t count;
     pthread_mutex_lock(&part->mu);
-    struct brk_produce_row *queued = part->queue_head, *waiting = part->acks_head;
-    part->queue_head = part->queue_tail = part->acks_head = part->acks_tail = NULL;
-    for (struct brk_produce_row *row = queued; row != NULL; row = row->next) {
-        row->state = BRK_ROW_DONE;
-    }
-    for (struct brk_produce_row *row = waiting; row != NULL; row = row->next) {
-        row->state = BRK_ROW_DONE;
-    }
+    struct brk_produce_row *rows = rows_take(&part->acks_head, &part->acks_tail, &count);
     pthread_mutex_unlock(&part->mu);
-    for (int list = 0; list < 2; list++) {
-        struct brk_produce_row *row = list == 0 ? waiting : queued;
-        while (row != NULL) {
-            struct brk_produce_row *next = row->next;
-            sti_metric_sub(part->broker->metrics.acks_waiting, list == 0 ? 1 : 0);
-            brk_produce_row_done(row, status, &err);
-            row = next;
-        }
-    }
+    sti_metric_sub(part->broker->metrics.acks_waiting, count);
+    rows_fail(part, rows, status, why);
+}
+
+void brk_partition_fail_all(struct brk_partition *part)
+{
+    uint32_t count;
+    pthread_mutex_lock(&part->mu);
+    struct brk_produce_row *queued = rows_take(&part->queue_head, &part->queue_tail, &count);
+    bool remove = part->remove_after_close;
+    pthread_mutex_unlock(&part->mu);
+    brk_partition_fail_acks(part, remove ? STI_E_UNKNOWN_TOPIC : STI_E_TIMED_OUT,
+                            remove ? "is being deleted"
+                                   : "was closed before the acknowledgement, since this node is "
+                                     "stopping; the records may be stored");
+    rows_fail(part, queued, remove ? STI_E_UNKNOWN_TOPIC : STI_E_UNAVAILABLE,
+              remove ? "is being deleted" : "is closed: this node is stopping");
     brk_fetch_wake(part, true);
+}
+
+static void fail_run(struct sti_task *task)
+{
+    brk_partition_fail_all(BRK_CONTAINER_OF(task, struct brk_partition, fail_task));
 }
 
 /* ---- making and posting -------------------------------------------------------------------- */
@@ -530,9 +570,9 @@ struct brk_partition *brk_partition_new(struct brk_topic *owner, int32_t index,
     part->append_task.run = append_run;
     part->settings_task.run = brk_settings_run;
     part->retention_task.run = brk_retention_run;
+    part->fail_task.run = fail_run;
     part->close_task.run = brk_close_run;
     pthread_mutex_init(&part->mu, NULL);
-    pthread_cond_init(&part->reads_cond, NULL);
     broker->host->strand_init(broker->host->ctx, &part->strand);
     return part;
 }
@@ -549,17 +589,16 @@ void brk_partition_close(struct brk_partition *part, bool remove)
 {
     const struct sti_host *host = part->broker->host;
     pthread_mutex_lock(&part->mu);
-    bool post = !part->close_posted && !part->appending;
     part->close_wanted = true;
-    part->close_posted = part->close_posted || post;
     part->remove_after_close = remove;
     brk_partition_set_state(part, BRK_PART_CLOSED, NULL);
-    pthread_mutex_unlock(&part->mu);
-    brk_partition_fail_all(part, remove ? STI_E_UNKNOWN_TOPIC : STI_E_UNAVAILABLE,
-                           remove ? "is being deleted" : "is closed: this node is stopping");
-    if (post) {
+    /* Those who wait are answered on the strand: the caller holds admin_mu. */
+    host->strand_post(host->ctx, &part->strand, &part->fail_task);
+    if (!part->close_posted && !part->appending) {
+        part->close_posted = true;
         host->strand_post(host->ctx, &part->strand, &part->close_task);
     }
+    pthread_mutex_unlock(&part->mu);
 }
 
 void brk_partition_settings(struct brk_partition *part, const struct set_values *values)
@@ -567,6 +606,9 @@ void brk_partition_settings(struct brk_partition *part, const struct set_values 
     const struct sti_host *host = part->broker->host;
     pthread_mutex_lock(&part->mu);
     part->next_values = *values;
+    /* What the broker checks by itself counts from now on, the rest from the next append on. */
+    atomic_store(&part->max_message_bytes, values->max_message_bytes);
+    atomic_store(&part->min_insync, values->min_insync_replicas);
     if (!part->settings_posted && !part->close_wanted) {
         part->settings_posted = true;
         host->strand_post(host->ctx, &part->strand, &part->settings_task);

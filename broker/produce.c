@@ -97,8 +97,9 @@ static void produce_settle(struct brk_produce *p)
     sti_histogram_record(broker->metrics.produce_us, sti_now_us(host) - p->started_us);
     struct sti_produce *call = p->call;
     uint64_t bytes = p->bytes;
-    call->done(call);
+    /* Before the answer: once its last call is answered, the broker may be stopped and gone. */
     admission_leave(broker, bytes);
+    call->done(call);
     produce_unref(p);
 }
 

@@ -71,16 +71,12 @@ static void partition_post(struct brk_partition *part)
     pthread_mutex_unlock(&part->mu);
 }
 
+/* @locks admin_mu held */
 static void retention_arm(struct broker *broker)
 {
     const struct sti_host *host = broker->host;
-    pthread_mutex_lock(&broker->admin_mu);
-    if (broker->retention_armed) {
-        host->timer_arm(host->ctx, &broker->retention_timer,
-                        sti_now_us(host) +
-                            (uint64_t)broker->conf->retention_check_interval_ms * 1000u);
-    }
-    pthread_mutex_unlock(&broker->admin_mu);
+    host->timer_arm(host->ctx, &broker->retention_timer,
+                    sti_now_us(host) + (uint64_t)broker->conf->retention_check_interval_ms * 1000u);
 }
 
 static void timer_run(struct sti_task *task)
@@ -99,20 +95,34 @@ static void timer_run(struct sti_task *task)
         brk_topic_unref(topics[i]);
     }
     free(topics);
-    retention_arm(broker);
+    pthread_mutex_lock(&broker->admin_mu);
+    bool again = broker->retention_armed;
+    if (again) {
+        retention_arm(broker);
+    }
+    pthread_mutex_unlock(&broker->admin_mu);
+    if (!again) {
+        brk_under_way_end(broker);
+    }
 }
 
 void brk_retention_start(struct broker *broker)
 {
     broker->retention_timer.task.run = timer_run;
+    pthread_mutex_lock(&broker->admin_mu);
     broker->retention_armed = true;
+    broker->under_way++; /* until the timer is cancelled, or has fired for the last time */
     retention_arm(broker);
+    pthread_mutex_unlock(&broker->admin_mu);
 }
 
 void brk_retention_stop(struct broker *broker)
 {
     pthread_mutex_lock(&broker->admin_mu);
+    bool was = broker->retention_armed;
     broker->retention_armed = false;
-    (void)broker->host->timer_cancel(broker->host->ctx, &broker->retention_timer);
+    if (was && broker->host->timer_cancel(broker->host->ctx, &broker->retention_timer)) {
+        broker->under_way--;
+    }
     pthread_mutex_unlock(&broker->admin_mu);
 }

@@ -131,9 +131,14 @@ static void words_list(const char *const *words, char *out, size_t max)
     }
 }
 
+/* Digits with perhaps a minus: no blanks or plus, which strtoll would take. */
 static bool parse_int(const char *value, int64_t *out)
 {
     char *end = NULL;
+    *out = 0;
+    if (value[0] != '-' && (value[0] < '0' || value[0] > '9')) {
+        return false;
+    }
     errno = 0;
     long long parsed = strtoll(value, &end, 10);
     *out = parsed;

@@ -141,6 +141,7 @@ static void on_deleted(void *ctx, const struct cat_topic *from)
     struct brk_topic *topic = brk_topic_get(broker, from->name);
     if (topic != NULL) {
         topic->deleted = true;
+        sti_err_clear(&topic->first_failure);
         brk_table_remove(broker, topic);
         topic_close(topic, true);
         brk_topic_unref(topic); /* ours */
@@ -219,7 +220,8 @@ void brk_topic_settled(struct brk_partition *part, bool closed, int status,
     struct broker *broker = part->broker;
     struct brk_topic *topic = part->owner;
     pthread_mutex_lock(&broker->admin_mu);
-    if (status != STI_OK && topic->first_failure.code == STI_OK) {
+    /* Of a topic that is being deleted only the closes matter. */
+    if (status != STI_OK && closed == topic->deleted && topic->first_failure.code == STI_OK) {
         topic->first_failure = *err;
         topic->first_failure.code = status;
     }
@@ -234,8 +236,6 @@ void brk_topic_settled(struct brk_partition *part, bool closed, int status,
         topic->waiting = NULL;
         created = cat == NULL ? -1 : cat->created;
     }
-    broker->under_way--;
-    pthread_cond_broadcast(&broker->settled_cond);
     pthread_mutex_unlock(&broker->admin_mu);
     brk_offline_report(broker);
     if (last && closed == deleted && atomic_load(&broker->state) != BRK_STOPPED) {
@@ -248,6 +248,15 @@ void brk_topic_settled(struct brk_partition *part, bool closed, int status,
         part->owner = NULL;
         brk_topic_unref(topic);
     }
+    brk_under_way_end(broker);
+}
+
+void brk_under_way_end(struct broker *broker)
+{
+    pthread_mutex_lock(&broker->admin_mu);
+    broker->under_way--;
+    pthread_cond_broadcast(&broker->settled_cond);
+    pthread_mutex_unlock(&broker->admin_mu);
 }
 
 /* ---- all topics at once -------------------------------------------------------------------- */
@@ -277,6 +286,9 @@ bool brk_close_all(struct broker *broker, uint32_t deadline_ms)
     int rc = 0;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += (time_t)(deadline_ms / 1000);
+    until.tv_nsec += (long)(deadline_ms % 1000) * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&broker->admin_mu);
     while (broker->under_way > 0 && rc != ETIMEDOUT) {
         rc = pthread_cond_timedwait(&broker->settled_cond, &broker->admin_mu, &until);

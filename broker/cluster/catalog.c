@@ -213,8 +213,9 @@ static int apply_alter(struct catalog *cat, const Streamit__Internal__AlterTopic
     if (topic == NULL) {
         return unknown_topic(err);
     }
-    int32_t more = c->partitions == 0 ? 0 : c->partitions - topic->partition_count;
-    if (more < 0) {
+    bool fewer = c->partitions != 0 && c->partitions < topic->partition_count;
+    int32_t more = c->partitions == 0 || fewer ? 0 : c->partitions - topic->partition_count;
+    if (fewer) {
         return sti_err_set(err, STI_E_INVALID_ARGUMENT,
                            "topic %s has %d partitions, which cannot become %d: partitions are "
                            "only added",
@@ -399,7 +400,8 @@ int cat_snapshot(const struct catalog *cat, const struct sti_metadata_sink *sink
 
 static struct cat_topic *topic_restored(const Streamit__Internal__Topic *m)
 {
-    if (m->topic_id.len != 16 || m->replication < 1) {
+    if (m->topic_id.len != 16 || m->replication < 1 || m->n_partitions == 0 || m->created < 0 ||
+        (size_t)m->created > m->n_partitions) {
         return NULL;
     }
     struct cat_topic *topic = topic_new(m->name, &m->topic_id, m->replication);

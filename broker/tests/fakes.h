@@ -1,0 +1,118 @@
+/* fakes.h -- the plugins that the broker needs, plain and in memory, with knobs that a test turns.
+ *
+ * They keep the contracts of their headers and count what the broker does to them. `violations`
+ * counts what the broker must never do (two appends at once, a close under an append, a use after
+ * close): every test ends with a look at it. Knobs may be turned at any time from the test's
+ * thread.
+ */
+#ifndef STREAMIT_BROKER_TESTS_FAKES_H
+#define STREAMIT_BROKER_TESTS_FAKES_H
+
+#include <pthread.h>
+
+#include "streamit/metadata.h"
+#include "streamit/replication.h"
+#include "streamit/storage.h"
+
+/* ---- storage -------------------------------------------------------------------------------- */
+
+struct fs_log;
+
+struct fake_storage {
+    struct sti_storage vtable; /* its caps are a knob until the broker starts */
+    pthread_mutex_t mu;
+    pthread_cond_t changed;
+    struct fs_log *logs; /* survive a restart of the broker */
+    /* knobs, @locks mu */
+    bool hold_appends, hold_reads, auto_sync;
+    bool sync_on_close; /* close tells a last synced end */
+    int append_status;  /* of the next appends */
+    int append_refuse;  /* returned by append itself */
+    int read_status, blob_status;
+    int open_status, close_status, remove_status, configure_status, trim_status;
+    int would_block;          /* so many reads with NO_WAIT are refused */
+    uint64_t bytes_needed;    /* with DISK_FULL */
+    uint32_t segment_batches; /* a segment holds so many; 0: all */
+    unsigned append_delay_us; /* with hold_appends false: complete on a thread of its own */
+    /* what happened, @locks mu */
+    unsigned appends, appends_held, batches_max, reads, reads_no_wait, reads_held, violations;
+    unsigned opens, creates, closes, removes, trims, configures;
+    uint64_t batches_last;                /* of the newest append */
+    struct sti_storage_settings settings; /* the newest given */
+    pthread_t append_thread;              /* of the newest append */
+};
+
+struct fake_storage *fs_new(void);
+void fs_free(struct fake_storage *fs);
+/* Complete every held append, in the order of arrival. @return how many */
+unsigned fs_release_appends(struct fake_storage *fs);
+unsigned fs_release_reads(struct fake_storage *fs);
+/* Wait until a counter of `fs` has reached a value; fails the test after ten seconds. */
+void fs_wait(struct fake_storage *fs, const unsigned *counter, unsigned at_least);
+unsigned fs_get(struct fake_storage *fs, const unsigned *counter);
+/* Everything written of a partition is synced: tell the broker. */
+void fs_sync(struct fake_storage *fs, const char *topic, int32_t partition);
+/* Poison a partition and tell the broker. */
+void fs_fail(struct fake_storage *fs, const char *topic, int32_t partition);
+/* Forget a partition, as if somebody had removed its folder. */
+void fs_lose(struct fake_storage *fs, const char *topic, int32_t partition);
+bool fs_has(struct fake_storage *fs, const char *topic, int32_t partition);
+/* Offsets are dense from the log's start? @return the written end, -1 without such a partition */
+int64_t fs_check_dense(struct fake_storage *fs, const char *topic, int32_t partition);
+/* A copy of a blob, NULL without; the caller frees. */
+char *fs_blob(struct fake_storage *fs, const char *topic, int32_t partition);
+
+/* ---- metadata ------------------------------------------------------------------------------- */
+
+struct fm_command;
+
+struct fake_metadata {
+    struct sti_metadata vtable;
+    pthread_mutex_t mu;       /* knobs, lists */
+    pthread_mutex_t apply_mu; /* one apply at a time; held over it */
+    const struct sti_metadata_fsm *fsm;
+    void *fsm_ctx;
+    struct fm_command *commands; /* committed, oldest first */
+    struct sti_proposal *held[64];
+    unsigned held_count;
+    uint64_t index;
+    void *snapshot;
+    size_t snapshot_len;
+    bool hold;
+    int propose_status; /* returned by propose */
+    int commit_status;  /* told to done, nothing applied */
+    int open_status;
+    unsigned proposals;
+    bool opened;
+};
+
+struct fake_metadata *fm_new(void);
+void fm_free(struct fake_metadata *fm);
+/* Commit what was held. @return how many */
+unsigned fm_release(struct fake_metadata *fm);
+/* Take a snapshot of the broker's state and drop the commands before it. */
+void fm_compact(struct fake_metadata *fm);
+/* Append a command for the next open, as a broker of another version might have left it. */
+void fm_append(struct fake_metadata *fm, const void *command, size_t len);
+/* Drop the newest command, as if the node had died before it was committed. */
+void fm_drop_last(struct fake_metadata *fm);
+
+/* ---- replication ---------------------------------------------------------------------------- */
+
+struct fake_replication {
+    struct sti_replication vtable;
+    pthread_mutex_t mu;
+    struct sti_replication_partition *parts;
+    bool hold;    /* progress does not move the high watermark */
+    bool reenter; /* in_sync calls the broker back, as progress may */
+    int32_t in_sync, replicas, replicas_synced;
+    int open_status;
+    unsigned opens, closes, configures;
+};
+
+struct fake_replication *fr_new(void);
+void fr_free(struct fake_replication *fr);
+/* Move the watermark of every partition to its local end (durable: synced end). */
+void fr_release(struct fake_replication *fr);
+
+#endif /* STREAMIT_BROKER_TESTS_FAKES_H */
