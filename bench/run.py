@@ -436,7 +436,7 @@ def main():
         spent = sum(os.times()[:4]) - sum(own[:4])
         others, stolen = others_share(before, spent, time.monotonic() - begin)
         facts += [("rounds", str(len(rounds))), ("noise", f"others used {others:.0f} % of the cores meanwhile, the "
-                                                          f"hypervisor took {stolen:.0f} %")]
+                                                          f"hypervisor took {stolen:.0f} %; nice {os.nice(0)}")]
     except (Failure, AssertionError, OSError, ValueError, KeyError) as error:
         sys.exit(f"bench: {error}")
     finally:
