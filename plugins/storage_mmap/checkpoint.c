@@ -1,10 +1,13 @@
 /* checkpoint.c -- the small text files of a partition, each replaced as a whole.
  *
- *     partition.metadata   version: 0            recovery-point    1
- *                          topic_id: <32 hex>                      <recovery point> <boot id or ->
- *                                                                  clean <end> <base> <size> <ts>
- * <epoch>  (or `dirty`) log-start-offset     0                                       <CRC-32C of
- * the lines above, 8 hex> truncation           <offset>
+ *     partition.metadata         version: 0
+ *                                topic_id: <32 hex>
+ *     recovery-point             1
+ *                                <recovery point> <boot id or ->
+ *                                clean <end> <base> <size> <timestamp> <epoch>    or: dirty
+ *                                <CRC-32C of the lines above, 8 hex>
+ *     log-start-offset           0
+ *     and truncation             <offset>
  *
  * A file is written under a temporary name, synced, and renamed over the old one, so that a reader
  * finds the old or the new text, never a mixture. One that cannot be understood counts as absent:
@@ -126,6 +129,58 @@ int smm_small_read(int dir_fd, const char *name, size_t max, char **data, size_t
     return 0;
 }
 
+/* Step over `word`, if the text goes on with it. */
+static bool take_word(const char **text, const char *word)
+{
+    size_t len = strlen(word);
+    if (strncmp(*text, word, len) != 0) {
+        return false;
+    }
+    *text += len;
+    return true;
+}
+
+/* Read a decimal number, and step over it and the one character that must stand behind it.
+ * @return false for anything else, and for a number that is not from `min` to `max` */
+static bool take_number(const char **text, char behind, int64_t min, int64_t max, int64_t *out)
+{
+    char *end = NULL;
+    if (**text != '-' && (**text < '0' || **text > '9')) {
+        return false; /* strtoll would pass over spaces and newlines */
+    }
+    errno = 0;
+    long long value = strtoll(*text, &end, 10);
+    if (errno != 0 || *end != behind || value < min || value > max) {
+        return false;
+    }
+    *text = end + 1;
+    *out = value;
+    return true;
+}
+
+/* The value of a lower case hexadecimal digit, or -1. */
+static int hex_value(char digit)
+{
+    const char *digits = "0123456789abcdef";
+    const char *found = digit == '\0' ? NULL : strchr(digits, digit);
+    return found == NULL ? -1 : (int)(found - digits);
+}
+
+/* Read `len` bytes of two hexadecimal digits each. */
+static bool take_hex(const char **text, uint8_t *out, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        int high = hex_value((*text)[0]);
+        int low = high < 0 ? -1 : hex_value((*text)[1]);
+        if (low < 0) {
+            return false;
+        }
+        out[i] = (uint8_t)(high << 4 | low);
+        *text += 2;
+    }
+    return true;
+}
+
 int smm_meta_write(int dir_fd, const uint8_t topic_id[16])
 {
     char text[80];
@@ -146,19 +201,17 @@ int smm_meta_read(int dir_fd, uint8_t topic_id[16])
     if (rc != 0) {
         return rc == EFBIG ? EPROTO : rc;
     }
-    unsigned version = 0;
-    char hex[33] = "";
-    rc = EPROTO;
-    if (sscanf(text, "version: %u\ntopic_id: %32[0-9a-f]", &version, hex) >= 1) {
-        rc = version != 0 ? EPROTONOSUPPORT : strlen(hex) == 32 ? 0 : EPROTO;
-    }
-    for (unsigned i = 0; rc == 0 && i < 16; i++) {
-        unsigned byte;
-        if (sscanf(hex + 2 * i, "%2x", &byte) != 1) {
-            rc = EPROTO;
-            break;
-        }
-        topic_id[i] = (uint8_t)byte;
+    const char *next = text;
+    int64_t version = 0;
+    uint8_t id[16];
+    if (!take_word(&next, "version: ") || !take_number(&next, '\n', 0, INT64_MAX, &version)) {
+        rc = EPROTO;
+    } else if (version != 0) {
+        rc = EPROTONOSUPPORT;
+    } else if (!take_word(&next, "topic_id: ") || !take_hex(&next, id, sizeof id)) {
+        rc = EPROTO;
+    } else {
+        memcpy(topic_id, id, sizeof id);
     }
     free(text);
     return rc;
@@ -195,6 +248,49 @@ int smm_checkpoint_write(struct sti_storage_partition *part, const struct smm_ch
     return rc;
 }
 
+/* Does the text end with its own checksum? */
+static bool checksum_holds(const char *text, size_t len)
+{
+    uint8_t stored[4];
+    if (len < 9 || text[len - 1] != '\n') {
+        return false;
+    }
+    const char *hex = text + len - 9;
+    if (!take_hex(&hex, stored, sizeof stored)) {
+        return false;
+    }
+    uint32_t crc = (uint32_t)stored[0] << 24 | (uint32_t)stored[1] << 16 |
+                   (uint32_t)stored[2] << 8 | stored[3];
+    return sti_crc32c(0, text, len - 9) == crc;
+}
+
+/* Step over the boot id and the end of its line. */
+static bool take_boot_id(const char **text, char out[37])
+{
+    size_t len = strspn(*text, "0123456789abcdef-");
+    if (len == 0 || len > 36 || (*text)[len] != '\n') {
+        return false;
+    }
+    memcpy(out, *text, len);
+    out[len] = '\0';
+    *text += len + 1;
+    return true;
+}
+
+/* The line that an orderly end leaves. */
+static bool take_clean(const char **text, struct smm_checkpoint *out)
+{
+    int64_t size = 0, epoch = 0;
+    bool ok = take_number(text, ' ', 0, INT64_MAX, &out->written_end) &&
+              take_number(text, ' ', 0, INT64_MAX, &out->active_base) &&
+              take_number(text, ' ', 0, UINT32_MAX, &size) &&
+              take_number(text, ' ', INT64_MIN, INT64_MAX, &out->max_timestamp) &&
+              take_number(text, '\n', INT32_MIN, INT32_MAX, &epoch);
+    out->active_size = (uint32_t)size;
+    out->last_epoch = (int32_t)epoch;
+    return ok;
+}
+
 /* @return false when there is none, or none that can be believed: *point then says 0 and not clean
  */
 bool smm_checkpoint_read(int dir_fd, struct smm_checkpoint *point)
@@ -208,19 +304,12 @@ bool smm_checkpoint_read(int dir_fd, struct smm_checkpoint *point)
         return false;
     }
     struct smm_checkpoint got = *point;
-    unsigned version = 0;
-    uint32_t crc = 0;
-    int used = 0;
-    bool ok = len > 9 && sscanf(text + len - 9, "%8" SCNx32, &crc) == 1 &&
-              sti_crc32c(0, text, len - 9) == crc &&
-              sscanf(text, "%u\n%" SCNd64 " %36[0-9a-f-]\n%n", &version, &got.recovery_point,
-                     got.boot_id, &used) == 3 &&
-              version == 1 && got.recovery_point >= 0;
-    if (ok && strncmp(text + used, "clean ", 6) == 0) {
-        got.clean =
-            sscanf(text + used, "clean %" SCNd64 " %" SCNd64 " %" SCNu32 " %" SCNd64 " %" SCNd32,
-                   &got.written_end, &got.active_base, &got.active_size, &got.max_timestamp,
-                   &got.last_epoch) == 5;
+    const char *next = text;
+    bool ok = checksum_holds(text, len) && take_word(&next, "1\n") &&
+              take_number(&next, ' ', 0, INT64_MAX, &got.recovery_point) &&
+              take_boot_id(&next, got.boot_id);
+    if (ok && take_word(&next, "clean ")) {
+        got.clean = take_clean(&next, &got);
         ok = got.clean;
     }
     free(text);
@@ -244,10 +333,9 @@ bool smm_offset_read(int dir_fd, const char *name, int64_t *offset)
     if (smm_small_read(dir_fd, name, 4096, &text, &len) != 0) {
         return false;
     }
-    unsigned version = 1;
+    const char *next = text;
     int64_t value = -1;
-    bool ok = sscanf(text, "%u\n%" SCNd64, &version, &value) == 2 && version == 0 && value >= 0 &&
-              len > 2 && text[len - 1] == '\n';
+    bool ok = take_word(&next, "0\n") && take_number(&next, '\n', 0, INT64_MAX, &value);
     free(text);
     if (ok) {
         *offset = value;

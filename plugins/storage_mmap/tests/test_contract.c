@@ -531,7 +531,7 @@ static struct sti_storage_partition *model_reopen(struct model *m,
     return part;
 }
 
-static void model_run(uint64_t seed)
+static void check_random_run(uint64_t seed)
 {
     struct model *m = calloc(1, sizeof *m);
     assert_non_null(m);
@@ -570,7 +570,7 @@ static void test_model(void **unused)
     uint64_t seed = given == NULL ? 1 : strtoull(given, NULL, 10);
     for (int i = 0; i < (given == NULL ? 12 : 1); i++, seed++) {
         print_message("seed %llu\n", (unsigned long long)seed);
-        model_run(seed);
+        check_random_run(seed);
     }
 }
 
