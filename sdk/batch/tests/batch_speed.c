@@ -87,17 +87,21 @@ static void measure_codec(int codec)
     must(sti_batch_builder_new(&builder, codec, 0, &err), &err);
     build(builder, &batch, &len);
     plain = sti_batch_builder_len(builder);
-    for (start = now_s(), spent = 0; spent < limit_s; spent = now_s() - start) {
+    start = now_s();
+    do {
         build(builder, &batch, &len);
         rounds++;
-    }
+        spent = now_s() - start;
+    } while (spent < limit_s);
     append_rate = (double)rounds * RECORDS / spent;
     memset(&iter, 0, sizeof iter);
     rounds = 0;
-    for (start = now_s(), spent = 0; spent < limit_s; spent = now_s() - start) {
+    start = now_s();
+    do {
         sum += iterate(&iter, batch, len);
         rounds++;
-    }
+        spent = now_s() - start;
+    } while (spent < limit_s);
     iterate_rate = (double)rounds * RECORDS / spent;
     (void)printf("%-7s append %6.2f M records/s   iterate %7.2f M records/s   size %5.1f %%%s\n",
                  sti_codec_name(codec), append_rate / 1e6, iterate_rate / 1e6,
@@ -113,14 +117,15 @@ static void measure_crc(void)
     for (i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         uint64_t rounds = 0;
         uint32_t crc = 0;
-        double start, spent;
-        for (start = now_s(), spent = 0; spent < limit_s; spent = now_s() - start) {
+        double start = now_s(), spent;
+        do {
             size_t n;
             for (n = 0; n < ((size_t)1 << 22); n += sizes[i]) {
                 crc = sti_crc32c(crc, pattern, sizes[i]);
                 rounds++;
             }
-        }
+            spent = now_s() - start;
+        } while (spent < limit_s);
         (void)printf("CRC-32C of %6zu bytes: %6.2f GB/s (%08x)\n", sizes[i],
                      (double)rounds * (double)sizes[i] / spent / 1e9, crc);
     }

@@ -189,12 +189,12 @@ static inline int test_record_append(struct sti_batch_builder *builder,
 static inline void test_same_bytes(const uint8_t *found, size_t found_len, const void *expected,
                                    size_t expected_len)
 {
-    assert_int_equal(found == NULL, expected == NULL);
-    if (expected != NULL) {
+    if (expected == NULL || found == NULL) {
+        assert_ptr_equal(found, expected);
+        assert_int_equal(found_len, 0);
+    } else {
         assert_int_equal(found_len, expected_len);
         assert_int_equal(memcmp(found, expected, expected_len), 0);
-    } else {
-        assert_int_equal(found_len, 0);
     }
 }
 
