@@ -237,16 +237,37 @@ static struct brk_produce_row *queue_take(struct brk_partition *part, uint32_t *
     return first;
 }
 
+/* The lines of a checkpoint behind its version and its count, cut off after the last whole one.
+ * @return their number, with the epoch of the last; 0: there are none */
+static unsigned checkpoint_lines(char *text, const char **lines, long *last_epoch)
+{
+    unsigned count = 0;
+    char *at = strncmp(text, "0\n", 2) == 0 ? strchr(text + 2, '\n') : NULL;
+    *lines = "";
+    if (at == NULL) {
+        return 0;
+    }
+    *lines = ++at;
+    for (char *end = strchr(at, '\n'); end != NULL; end = strchr(at, '\n')) {
+        *last_epoch = strtol(at, NULL, 10);
+        at = end + 1;
+        count++;
+    }
+    *at = '\0';
+    return count;
+}
+
 /* The epochs of a log and where each began, in the layout of Kafka's checkpoint file, beside the
- * log. Written before the first batch of an epoch, so that the checkpoint is never behind the log.
- */
+ * log. Written before the first batch of an epoch, so that the checkpoint is never behind the log;
+ * it may know an epoch whose first append then failed. @thread strand */
 static int epoch_checkpoint(struct brk_partition *part, struct sti_err *err)
 {
     const struct sti_storage *vt = sti_storage_of(&part->storage);
     static const char name[] = "leader-epoch-checkpoint";
+    const char *lines = "";
     void *old = NULL;
     size_t old_len = 0;
-    char *text = NULL;
+    long last_epoch = -1;
     if ((vt->iface.caps & STI_STORAGE_BLOBS) == 0 || part->stored_epoch >= part->leader_epoch) {
         return STI_OK;
     }
@@ -254,25 +275,24 @@ static int epoch_checkpoint(struct brk_partition *part, struct sti_err *err)
     if (rc != STI_OK && rc != STI_E_NOT_FOUND) {
         return rc;
     }
-    /* version line, count line, then one line an epoch */
-    const char *lines = "";
-    int lines_len = 0;
-    unsigned long count = 0;
-    if (rc == STI_OK && old_len > 2 && memcmp(old, "0\n", 2) == 0) {
-        const char *body = memchr((char *)old + 2, '\n', old_len - 2);
-        count = strtoul((char *)old + 2, NULL, 10);
-        lines = body == NULL ? "" : body + 1;
-        lines_len = body == NULL ? 0 : (int)(old_len - (size_t)(lines - (char *)old));
+    char *before = rc == STI_OK ? strndup(old, old_len) : strdup(""), *text = NULL;
+    unsigned count = before == NULL ? 0 : checkpoint_lines(before, &lines, &last_epoch);
+    int len = before == NULL ? -1
+                             : asprintf(&text, "0\n%u\n%s%d %lld\n", count + 1, lines,
+                                        part->leader_epoch, (long long)part->next_offset);
+    if (len < 0) {
+        text = NULL;
+        rc = sti_err_set(err, STI_E_NO_MEMORY, "%s-%d: out of memory", part->topic, part->index);
+    } else if (last_epoch >= part->leader_epoch) {
+        rc = STI_OK;
+    } else {
+        rc = vt->blob_put(part->store, name, text, (size_t)len, err);
     }
-    int len = asprintf(&text, "0\n%lu\n%.*s%d %lld\n", count + 1, lines_len, lines,
-                       part->leader_epoch, (long long)part->next_offset);
-    rc = len < 0
-             ? sti_err_set(err, STI_E_NO_MEMORY, "%s-%d: out of memory", part->topic, part->index)
-             : vt->blob_put(part->store, name, text, (size_t)len, err);
     if (rc == STI_OK) {
         part->stored_epoch = part->leader_epoch;
     }
-    free(len < 0 ? NULL : text);
+    free(text);
+    free(before);
     free(old);
     return rc;
 }
