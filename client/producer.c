@@ -24,7 +24,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { BATCHES_SPARE_MAX = 8 };
+enum { BATCHES_SPARE_MAX = 8, STICKY_BYTES = 16384 };
 
 struct batch {
     struct batch *next; /* in the queue, or among the spare ones */
@@ -60,7 +60,8 @@ struct sti_producer_topic {
     struct cl_topic *topic;
     struct partition **parts; /* grows; entries stay where they are */
     int32_t count;
-    int32_t sticky;
+    int32_t sticky;        /* where keyless records go */
+    uint64_t sticky_bytes; /* that left it in batches that were not full */
     uint64_t message_bytes_max;
 };
 
@@ -370,6 +371,23 @@ static void queue_push(struct partition *part, struct batch *b)
     part->queue_tail = b;
 }
 
+/* A batch of `bytes` leaves the partition: keyless records go to the next one, once this one has
+ * had its share. Moving on with each batch would make the batches of a slow producer as small as
+ * they can be. @locks producer->mu held */
+static void sticky_advance(struct partition *part, uint64_t bytes)
+{
+    struct sti_producer_topic *topic = part->topic;
+    if (topic->sticky != part->index) {
+        return;
+    }
+    topic->sticky_bytes =
+        bytes > STICKY_BYTES - topic->sticky_bytes ? STICKY_BYTES : topic->sticky_bytes + bytes;
+    if (topic->sticky_bytes == STICKY_BYTES) {
+        topic->sticky = (part->index + 1) % topic->count;
+        topic->sticky_bytes = 0;
+    }
+}
+
 /* Send the next batch if none is in flight. @locks producer->mu held, dropped meanwhile */
 static void kick(struct partition *part)
 {
@@ -384,6 +402,7 @@ static void kick(struct partition *part)
         } else if (b == NULL && part->open != NULL && open_is_due(part)) {
             b = part->open;
             part->open = NULL;
+            sticky_advance(part, b->window_bytes);
         } else {
             return; /* nothing, or its sender is still finishing it and kicks then */
         }
@@ -442,9 +461,7 @@ static void open_close(struct partition *part)
     struct batch *b = part->open;
     part->open = NULL;
     queue_push(part, b);
-    if (part->topic->count > 1 && part->topic->sticky == part->index) {
-        part->topic->sticky = (part->index + 1) % part->topic->count;
-    }
+    sticky_advance(part, UINT64_MAX);
     pthread_mutex_unlock(&producer->mu);
     batch_finish(b);
     pthread_mutex_lock(&producer->mu);
