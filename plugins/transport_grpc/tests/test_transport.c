@@ -610,7 +610,7 @@ static void test_stop_under_load(void **state)
     test_call_start(&held, f->channel, API "Produce", produce_held, sizeof produce_held, 0, 30000,
                     NULL);
     AWAIT(f, held, 1);
-    assert_int_equal(sti_plugin.life->stop(f->t, 100, &err), STI_E_TIMED_OUT);
+    assert_int_equal(sti_plugin.life->stop(f->t, 2000, &err), STI_E_TIMED_OUT);
     assert_non_null(strstr(err.msg, "1 calls"));
     for (size_t i = 0; i < CALLS_MANY; i++) {
         test_call_wait(&calls[i]);
