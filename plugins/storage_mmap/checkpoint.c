@@ -103,7 +103,8 @@ int smm_small_read(int dir_fd, const char *name, size_t max, char **data, size_t
     *len = 0;
     int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0) {
-        return errno;
+        int why = errno;
+        return why != 0 ? why : EIO; /* 0 would promise data */
     }
     struct stat st;
     int rc = fstat(fd, &st) != 0 ? errno : 0;

@@ -1,9 +1,9 @@
 /* index.c -- the sparse indexes of a segment, in Kafka's layout, and the walk over batch headers.
  *
- *     .index       0  4  last offset of a batch, relative to the segment's base   } big-endian,
- *                  4  4  position of that batch                                   } one each
- * interval .timeindex   0  8  largest batch timestamp so far (ms) 8  4  last offset of the batch
- * that has it, relative
+ *     .index       0  4  last offset of a batch, relative to the segment's base
+ *                  4  4  position of that batch; big-endian, one entry each interval
+ *     .timeindex   0  8  largest batch timestamp so far (ms)
+ *                  8  4  last offset of the batch that has it, relative
  *
  * Entries of the active segment gather in memory and go to the files in runs, at a roll and at
  * close. An index says where to begin to look, never what is there: whoever uses an entry checks it
@@ -73,16 +73,19 @@ int smm_walk_header(struct smm_walk *walk, uint64_t pos, struct sti_batch_header
         walk->buf_pos = pos;
         if (rc != 0) {
             walk->buf_len = 0;
-            return rc == EAGAIN
-                       ? STI_E_WOULD_BLOCK
-                       : sti_err_set(err, STI_E_IO, "read a header at position %" PRIu64 ": %s",
-                                     pos, strerror(rc));
+            if (rc == EAGAIN) {
+                return STI_E_WOULD_BLOCK;
+            }
+            sti_err_set(err, STI_E_IO, "read a header at position %" PRIu64 ": %s", pos,
+                        strerror(rc));
+            return STI_E_IO;
         }
     }
     size_t at = (size_t)(pos - walk->buf_pos);
     if (sti_batch_header_decode(walk->buf + at, walk->buf_len - at, out, NULL) != STI_OK ||
         out->total_len > walk->limit - pos) {
-        return sti_err_set(err, STI_E_DATA_LOSS, "no valid batch at position %" PRIu64, pos);
+        sti_err_set(err, STI_E_DATA_LOSS, "no valid batch at position %" PRIu64, pos);
+        return STI_E_DATA_LOSS;
     }
     return STI_OK;
 }

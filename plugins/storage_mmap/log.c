@@ -89,7 +89,8 @@ static int make_segment(struct sti_storage_partition *part, int64_t base_offset,
     struct smm_segment *seg = smm_segment_new(part, base_offset);
     *out = NULL;
     if (seg == NULL) {
-        return sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
+        sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
+        return STI_E_NO_MEMORY;
     }
     seg->pinned = true;
     if (first_len > seg->size_max) {

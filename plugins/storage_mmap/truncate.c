@@ -358,36 +358,54 @@ static struct smm_segment *new_end(struct sti_storage_partition *part, int64_t b
     return seg;
 }
 
+/* Copy what stays of `was` into a new segment, and note on disk that the cut is decided.
+ * @param old  the file of `was`, NULL when it has none: nothing stays then
+ * @param seg, file  returned: the new end of the log, pinned, on no list yet; set on STI_OK only */
+static int prepare(struct sti_storage_partition *part, int dir_fd, const struct smm_segment *was,
+                   int64_t offset, uint32_t pos, const struct smm_file *old,
+                   struct smm_segment **seg, struct smm_file **file, struct sti_err *err)
+{
+    int fd = -1;
+    int rc = make_swap(part, dir_fd, was, old == NULL ? -1 : old->log_fd, pos, &fd, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    struct smm_segment *made = new_end(part, was->base_offset, fd, pos, file);
+    if (made == NULL) {
+        (void)close(fd);
+        sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
+        return STI_E_NO_MEMORY;
+    }
+    int saved = smm_offset_write(dir_fd, SMM_FILE_TRUNCATION, offset);
+    if (saved != 0) {
+        smm_file_unref(*file);
+        *file = NULL;
+        free(made);
+        return sti_err_set(err, smm_errno_status(saved), "%s: truncate: %s", part->name,
+                           strerror(saved));
+    }
+    *seg = made;
+    return STI_OK;
+}
+
 /* Cut segment `first` at `pos` and drop those behind it. */
 static int cut(struct sti_storage_partition *part, uint32_t first, int64_t offset, uint32_t pos,
-               const struct sti_batch_header *last, struct smm_file *old, struct sti_err *err)
+               const struct sti_batch_header *last, const struct smm_file *old, struct sti_err *err)
 {
     int64_t base_offset = part->segs[first]->base_offset;
-    struct smm_segment **gone = calloc(part->seg_count, sizeof(*gone));
-    struct smm_file *file = NULL;
-    int fd = -1, dir_fd = smm_part_dir(part);
-    int rc = gone == NULL ? sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name)
-             : dir_fd < 0 ? sti_err_set(err, STI_E_IO, "%s: %s", part->name, strerror(errno))
-                          : make_swap(part, dir_fd, part->segs[first],
-                                      old == NULL ? -1 : old->log_fd, pos, &fd, err);
     struct smm_segment *seg = NULL;
-    if (rc == STI_OK) {
-        seg = new_end(part, base_offset, fd, pos, &file);
-        if (seg == NULL) {
-            (void)close(fd);
-            rc = sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
-        }
+    struct smm_file *file = NULL;
+    int dir_fd = smm_part_dir(part);
+    if (dir_fd < 0) {
+        return sti_err_set(err, STI_E_IO, "%s: %s", part->name, strerror(errno));
     }
-    if (rc == STI_OK) {
-        int saved = smm_offset_write(dir_fd, SMM_FILE_TRUNCATION, offset);
-        if (saved != 0) {
-            rc = sti_err_set(err, smm_errno_status(saved), "%s: truncate: %s", part->name,
-                             strerror(saved));
-            smm_file_unref(file);
-            free(seg);
-        }
+    struct smm_segment **gone = calloc(part->seg_count, sizeof(*gone));
+    if (gone == NULL) {
+        (void)close(dir_fd);
+        return sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
     }
-    if (rc == STI_OK) {
+    int rc = prepare(part, dir_fd, part->segs[first], offset, pos, old, &seg, &file, err);
+    if (seg != NULL) {
         uint32_t count = swap_list(part, first, seg, offset, last, gone);
         smm_file_attach(part, seg, file);
         int saved = finish_on_disk(part, dir_fd, base_offset, gone, count);
@@ -404,9 +422,7 @@ static int cut(struct sti_storage_partition *part, uint32_t first, int64_t offse
             smm_poison(part, err);
         }
     }
-    if (dir_fd >= 0) {
-        (void)close(dir_fd);
-    }
+    (void)close(dir_fd);
     free(gone);
     return rc;
 }

@@ -195,7 +195,10 @@ int fx_append_epoch(struct fixture *fx, struct sti_storage_partition *part, int6
                                       .batch_count = batches,
                                       .batches = ptrs,
                                       .done = appended}};
-    assert_true(bytes != NULL && rows != NULL && ptrs != NULL && slices != NULL);
+    assert_non_null(bytes);
+    assert_non_null(rows);
+    assert_non_null(ptrs);
+    assert_non_null(slices);
     for (uint32_t i = 0; i < batches; i++) {
         uint8_t *data = bytes + i * len;
         int64_t base = base_offset + (int64_t)(i * count);
