@@ -210,7 +210,7 @@ static void timestamps(void **state)
 {
     static const int64_t rows[][2] = {{0, 0},          {5, 3},         {-1, -1},
                                       {-1, 1000},      {INT64_MIN, 0}, {INT64_MIN, INT64_MAX},
-                                      {INT64_MAX, -1}, {0, INT64_MIN}};
+                                      {INT64_MAX, -1}, {0, INT64_MIN}, {-5, -7}};
     size_t i;
     (void)state;
     for (i = 0; i < sizeof rows / sizeof rows[0]; i++) {

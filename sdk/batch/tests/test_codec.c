@@ -128,6 +128,32 @@ static void levels(void **state)
     sti_batch_iter_fini(&iter);
 }
 
+/* What is built is what every other client reads: the first bytes of each format say so. */
+static void our_dialects(void **state)
+{
+    static const struct {
+        int codec;
+        size_t len;
+        const char *bytes;
+    } rows[] = {
+        {STI_CODEC_GZIP, 3, "\x1f\x8b\x08"},
+        {STI_CODEC_SNAPPY, 16, "\x82SNAPPY\0\0\0\0\1\0\0\0\1"},
+        /* Version 1, independent blocks of 64 KiB, no checksums, no size. */
+        {STI_CODEC_LZ4, 6, "\x04\x22\x4d\x18\x60\x40"},
+        {STI_CODEC_ZSTD, 4, "\x28\xb5\x2f\xfd"},
+    };
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct sti_batch_builder *builder = test_builder(rows[i].codec, 0, 7, 600);
+        const uint8_t *data;
+        size_t len;
+        assert_int_equal(sti_batch_builder_finish(builder, &data, &len, NULL), STI_OK);
+        assert_memory_equal(data + STI_BATCH_HEADER_LEN, rows[i].bytes, rows[i].len);
+        sti_batch_builder_free(builder);
+    }
+}
+
 /* ---- the dialects of others */
 
 static void snappy_raw(void **state)
@@ -477,6 +503,7 @@ int main(void)
         cmocka_unit_test(names),
         cmocka_unit_test(round_trips),
         cmocka_unit_test(levels),
+        cmocka_unit_test(our_dialects),
         cmocka_unit_test(snappy_raw),
         cmocka_unit_test(snappy_xerial),
         cmocka_unit_test(lz4_frames),
