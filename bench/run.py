@@ -31,6 +31,7 @@ import harness  # noqa: E402  (needs the path above, and STREAMIT_BUILD)
 MIB = 1 << 20
 SEGMENT = 128 * MIB  # the default of segment.bytes
 TICKS = os.sysconf("SC_CLK_TCK")
+PRIORITY = -15
 RUN_S = 60  # of any one process
 COOL_S = 5  # after it, memory that was freed has gone back to a host that asks for it
 
@@ -404,6 +405,17 @@ def others_share(before, own_s, elapsed_s):
     return max(0.0, busy - own_s) / whole, stolen / whole
 
 
+def go_first():
+    """Take precedence over whatever else runs here. The scheduler weighs sessions first, then processes, hence both."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+        if os.path.exists("/proc/self/autogroup"):
+            with open("/proc/self/autogroup", "w", encoding="ascii") as file:
+                file.write(str(PRIORITY))
+    except PermissionError:
+        sys.exit("bench: --priority is for root")
+
+
 def arguments():
     parser = argparse.ArgumentParser(description="Figures of this machine beside its limits.")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each figure (default 5)")
@@ -412,6 +424,7 @@ def arguments():
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--json", default=None, metavar="FILE", help="write every value of every round")
     parser.add_argument("--require", action="store_true", help="exit 1 when a target is missed")
+    parser.add_argument("--priority", action="store_true", help="on a busy machine: go before others (root)")
     parser.add_argument("--quick", action="store_true", help="prove that it works; the figures mean nothing")
     options = parser.parse_args()
     if options.rounds < 1:
@@ -429,6 +442,8 @@ def main():
         sys.exit(f"bench: not built: {missing[0]}")
     for stop in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, lambda which, _: sys.exit(128 + which))
+    if options.priority:
+        go_first()
     folder = tempfile.mkdtemp(prefix="streamit-bench-", dir=options.dir)
     try:
         facts, before, own, begin = machine(folder), busy_s(), os.times(), time.monotonic()
@@ -436,7 +451,8 @@ def main():
         spent = sum(os.times()[:4]) - sum(own[:4])
         others, stolen = others_share(before, spent, time.monotonic() - begin)
         facts += [("rounds", str(len(rounds))), ("noise", f"others used {others:.0f} % of the cores meanwhile, the "
-                                                          f"hypervisor took {stolen:.0f} %; nice {os.nice(0)}")]
+                                                          f"hypervisor took {stolen:.0f} %"
+                                                          f"{'; the benchmark went first' if options.priority else ''}")]
     except (Failure, AssertionError, OSError, ValueError, KeyError) as error:
         sys.exit(f"bench: {error}")
     finally:
