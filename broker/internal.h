@@ -236,9 +236,10 @@ void brk_settings_run(struct sti_task *task);
 /* The state changed; counts offline ones. @locks part->mu held */
 void brk_partition_set_state(struct brk_partition *part, int state, const struct sti_err *why);
 void brk_offline_report(struct broker *broker);
-/* Answer everything that waits at a closed partition: what is queued was not done, what was written
- * has an unknown outcome unless it was deleted. Wakes the fetches. @thread strand */
-void brk_partition_fail_all(struct brk_partition *part);
+/* Answer everything that waits at a partition that is being closed: what is queued was not done,
+ * what was written has an unknown outcome unless it was deleted. What was written may still get its
+ * acks until storage is `closed`. Wakes the fetches. @thread strand */
+void brk_partition_fail_all(struct brk_partition *part, bool closed);
 /* Fail the rows that were written and wait for their acks. Any executor thread. */
 void brk_partition_fail_acks(struct brk_partition *part, int status, const char *why);
 

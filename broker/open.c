@@ -257,7 +257,7 @@ void brk_close_run(struct sti_task *task)
     if (repl != NULL) {
         sti_replication_of(&part->broker->replication)->close(repl);
     }
-    brk_partition_fail_all(part); /* what the last append left waiting */
+    brk_partition_fail_all(part, true); /* what the last append left waiting */
     if (part->remove_after_close) {
         /* Also when the close has failed: what it could not save is not wanted any more. */
         sti_err_clear(&err);

@@ -542,17 +542,19 @@ void brk_partition_fail_acks(struct brk_partition *part, int status, const char 
     rows_fail(part, rows, status, why);
 }
 
-void brk_partition_fail_all(struct brk_partition *part)
+void brk_partition_fail_all(struct brk_partition *part, bool closed)
 {
     uint32_t count;
     pthread_mutex_lock(&part->mu);
     struct brk_produce_row *queued = rows_take(&part->queue_head, &part->queue_tail, &count);
     bool remove = part->remove_after_close;
     pthread_mutex_unlock(&part->mu);
-    brk_partition_fail_acks(part, remove ? STI_E_UNKNOWN_TOPIC : STI_E_TIMED_OUT,
-                            remove ? "is being deleted"
-                                   : "was closed before the acknowledgement, since this node is "
-                                     "stopping; the records may be stored");
+    if (closed || remove) {
+        brk_partition_fail_acks(part, remove ? STI_E_UNKNOWN_TOPIC : STI_E_TIMED_OUT,
+                                remove ? "is being deleted"
+                                       : "was closed before the acknowledgement, since this node "
+                                         "is stopping; the records may be stored");
+    }
     rows_fail(part, queued, remove ? STI_E_UNKNOWN_TOPIC : STI_E_UNAVAILABLE,
               remove ? "is being deleted" : "is closed: this node is stopping");
     brk_fetch_wake(part, true);
@@ -560,7 +562,7 @@ void brk_partition_fail_all(struct brk_partition *part)
 
 static void fail_run(struct sti_task *task)
 {
-    brk_partition_fail_all(BRK_CONTAINER_OF(task, struct brk_partition, fail_task));
+    brk_partition_fail_all(BRK_CONTAINER_OF(task, struct brk_partition, fail_task), false);
 }
 
 /* ---- making and posting -------------------------------------------------------------------- */
