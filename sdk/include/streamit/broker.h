@@ -50,7 +50,7 @@ extern "C" {
 /* ---- produce */
 
 enum sti_acks {
-    STI_ACKS_NONE = 0,   /* accepted; nothing is promised */
+    STI_ACKS_NONE = 0,   /* nothing is promised */
     STI_ACKS_LEADER = 1, /* in the leader's log (synced, with flush.policy=commit) */
     STI_ACKS_QUORUM =
         2 /* in the log of every in-sync replica, and of at least min.insync.replicas */
@@ -275,8 +275,9 @@ struct sti_broker {
      * rows). Row statuses: UNKNOWN_TOPIC, UNKNOWN_PARTITION, NOT_LEADER, CORRUPT_BATCH,
      * MESSAGE_TOO_LARGE, INVALID_ARGUMENT, UNSUPPORTED, NOT_ENOUGH_REPLICAS, REPLICAS_LOST,
      * TIMED_OUT, THROTTLED, DISK_FULL, POISONED, DATA_LOSS, IO, IDEMPOTENT_REPLAY (with the first
-     * offset), OUT_OF_ORDER_SEQUENCE, FENCED, UNKNOWN_PRODUCER, PERMISSION_DENIED. With acks none,
-     * done runs when the batches are queued. */
+     * offset), OUT_OF_ORDER_SEQUENCE, FENCED, UNKNOWN_PRODUCER, PERMISSION_DENIED. With acks none
+     * done runs, with the true status, when storage has let go of the payload: a wire that answers
+     * nothing simply ignores it. */
     int (*produce)(void *self, struct sti_produce *call, struct sti_err *err);
 
     /* Long poll. Row statuses: UNKNOWN_TOPIC, UNKNOWN_PARTITION, NOT_LEADER, OFFSET_OUT_OF_RANGE,
