@@ -41,9 +41,11 @@ static int teardown(void **state)
 static uint8_t *slurp(const char *path, size_t *len)
 {
     int fd = open(path, O_RDONLY);
-    struct stat st;
-    assert_true(fd >= 0 && fstat(fd, &st) == 0);
+    struct stat st = {0};
+    assert_true(fd >= 0);
+    assert_int_equal(fstat(fd, &st), 0);
     uint8_t *data = malloc((size_t)st.st_size + 1);
+    assert_non_null(data);
     assert_int_equal(read(fd, data, (size_t)st.st_size), st.st_size);
     close(fd);
     *len = (size_t)st.st_size;
