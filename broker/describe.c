@@ -175,17 +175,30 @@ struct offsets {
     struct sti_list_offsets *call;
 };
 
+/* Why a partition has no storage handle, as the row's status. */
+static void row_not_open(struct brk_partition *part, struct sti_list_offsets_row *row)
+{
+    pthread_mutex_lock(&part->mu);
+    row->err = part->why;
+    row->status = part->why.code;
+    pthread_mutex_unlock(&part->mu);
+    if (row->status == STI_OK) {
+        row->status = sti_err_set(&row->err, STI_E_UNAVAILABLE, "%s-%d is not open", part->topic,
+                                  part->index);
+    }
+}
+
 static void offset_of_time(struct brk_partition *part, struct sti_list_offsets_row *row)
 {
     struct sti_storage_partition *store = brk_partition_read_begin(part);
-    int rc = store == NULL ? sti_err_set(&row->err, STI_E_UNAVAILABLE, "%s-%d is not open",
-                                         part->topic, part->index)
-                           : sti_storage_of(&part->storage)
-                                 ->offset_for_time(store, row->timestamp_ms, &row->offset,
-                                                   &row->found_ms, &row->err);
-    if (store != NULL) {
-        brk_partition_read_end(part);
+    if (store == NULL) {
+        row_not_open(part, row);
+        return;
     }
+    int rc =
+        sti_storage_of(&part->storage)
+            ->offset_for_time(store, row->timestamp_ms, &row->offset, &row->found_ms, &row->err);
+    brk_partition_read_end(part);
     if (rc == STI_E_NOT_FOUND ||
         (rc == STI_OK && row->offset >= atomic_load(&part->high_watermark))) {
         row->offset = -1; /* none that a consumer may see */
@@ -223,14 +236,7 @@ static void row_answer(struct broker *broker, const struct sti_request *request,
                               : atomic_load(&part->log_start);
             brk_partition_read_end(part);
         } else {
-            pthread_mutex_lock(&part->mu);
-            row->err = part->why;
-            row->status = part->why.code;
-            pthread_mutex_unlock(&part->mu);
-            if (row->status == STI_OK) {
-                row->status = sti_err_set(&row->err, STI_E_UNAVAILABLE, "%s-%d is not open",
-                                          part->topic, part->index);
-            }
+            row_not_open(part, row);
         }
     } else {
         row->status = sti_err_set(&row->err, STI_E_INVALID_ARGUMENT,

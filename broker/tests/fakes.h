@@ -2,8 +2,7 @@
  *
  * They keep the contracts of their headers and count what the broker does to them. `violations`
  * counts what the broker must never do (two appends at once, a close under an append, a use after
- * close): every test ends with a look at it. Knobs may be turned at any time from the test's
- * thread.
+ * close): every test ends with a look at it. Knobs may be turned at any time with FAKE_SET.
  */
 #ifndef STREAMIT_BROKER_TESTS_FAKES_H
 #define STREAMIT_BROKER_TESTS_FAKES_H
@@ -13,6 +12,14 @@
 #include "streamit/metadata.h"
 #include "streamit/replication.h"
 #include "streamit/storage.h"
+
+/* Turn a knob. */
+#define FAKE_SET(fake, knob, to)                                                                   \
+    do {                                                                                           \
+        pthread_mutex_lock(&(fake)->mu);                                                           \
+        (fake)->knob = (to);                                                                       \
+        pthread_mutex_unlock(&(fake)->mu);                                                         \
+    } while (0)
 
 /* ---- storage -------------------------------------------------------------------------------- */
 

@@ -29,7 +29,7 @@ static void test_none_and_leader(void **state)
 {
     struct fixture *fix = with_topic(state, NULL, NULL);
     struct produce_call none, leader;
-    fix->fr->hold = true;
+    FAKE_SET(fix->fr, hold, true);
     start(fix, &none, STI_ACKS_NONE);
     ends(&none, STI_OK);
     start(fix, &leader, STI_ACKS_LEADER);
@@ -48,14 +48,14 @@ static void test_quorum_waits_for_the_watermark(void **state)
 {
     struct fixture *fix = with_topic(state, NULL, NULL);
     struct produce_call quorum, leader;
-    fix->fr->hold = true;
+    FAKE_SET(fix->fr, hold, true);
     start(fix, &quorum, STI_ACKS_QUORUM);
     start(fix, &leader, STI_ACKS_LEADER);
     ends(&leader, STI_OK); /* written behind the other one */
     assert_int_equal(flag_get(&quorum.done), 0);
     assert_int_equal(test_host_metric(fix->th, "streamit_produce_acks_waiting", NULL), 1);
-    fix->fr->replicas = 3;
-    fix->fr->replicas_synced = 2;
+    FAKE_SET(fix->fr, replicas, 3);
+    FAKE_SET(fix->fr, replicas_synced, 2);
     fr_release(fix->fr);
     produce_wait(&quorum);
     assert_int_equal(quorum.rows[0].replicas, 3);
@@ -86,7 +86,7 @@ static void test_policy_change_releases(void **state)
 {
     struct fixture *fix = with_topic(state, "flush.policy", "commit");
     struct produce_call p;
-    fix->fr->hold = true;
+    FAKE_SET(fix->fr, hold, true);
     start(fix, &p, STI_ACKS_LEADER);
     fix_wait_metric(fix, "streamit_produce_acks_waiting", 1);
     assert_int_equal(fix_alter(fix, "t", -1, "flush.policy", "onroll"), STI_OK);
@@ -111,7 +111,7 @@ static void test_floors(void **state)
     p.call.replicas_min = 2;
     produce_send(fix, &p);
     ends(&p, STI_E_REPLICAS_LOST);
-    fix->fs->auto_sync = true;
+    FAKE_SET(fix->fs, auto_sync, true);
     produce_init(&p, STI_ACKS_LEADER);
     produce_add(&p, "t", 0, 1, 10, 0);
     p.call.replicas_min = p.call.replicas_synced_min = 1;
@@ -123,7 +123,7 @@ static void test_min_insync(void **state)
 {
     struct fixture *fix = with_topic(state, "min.insync.replicas", "2");
     struct produce_call p;
-    fix->fr->reenter = true; /* a plugin may call the broker back: no lock is held */
+    FAKE_SET(fix->fr, reenter, true); /* a plugin may call the broker back: no lock is held */
     start(fix, &p, STI_ACKS_QUORUM);
     produce_wait(&p);
     assert_string_equal(p.rows[0].err.msg, "t-0: 1 replicas are in sync, min.insync.replicas is 2");
@@ -131,11 +131,11 @@ static void test_min_insync(void **state)
     assert_int_equal(fs_check_dense(fix->fs, "t", 0), 0);
     start(fix, &p, STI_ACKS_LEADER);
     ends(&p, STI_OK);
-    fix->fr->in_sync = 2;
+    FAKE_SET(fix->fr, in_sync, 2);
     start(fix, &p, STI_ACKS_QUORUM);
     ends(&p, STI_OK);
     /* An alteration counts from its answer on. */
-    fix->fr->in_sync = 1;
+    FAKE_SET(fix->fr, in_sync, 1);
     assert_int_equal(fix_alter(fix, "t", -1, "min.insync.replicas", "1"), STI_OK);
     start(fix, &p, STI_ACKS_QUORUM);
     ends(&p, STI_OK);
@@ -148,7 +148,7 @@ static void test_timeout_while_queued_and_appending(void **state)
 {
     struct fixture *fix = with_topic(state, NULL, NULL);
     struct produce_call appending, queued;
-    fix->fs->hold_appends = true;
+    FAKE_SET(fix->fs, hold_appends, true);
     produce_init(&appending, STI_ACKS_LEADER);
     produce_add(&appending, "t", 0, 1, 10, 0);
     appending.call.timeout_ms = 1;
@@ -196,9 +196,9 @@ static void test_errors_pass_through(void **state)
     struct fixture *fix = with_topic(state, NULL, NULL);
     struct produce_call p;
     assert_int_equal(fix_produce(fix, "t", 0, 2), 0);
-    fix->fs->bytes_needed = 4711;
+    FAKE_SET(fix->fs, bytes_needed, 4711);
     for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++) {
-        fix->fs->append_status = codes[i];
+        FAKE_SET(fix->fs, append_status, codes[i]);
         start(fix, &p, STI_ACKS_LEADER);
         produce_wait(&p);
         assert_int_equal(p.rows[0].bytes_needed, codes[i] == STI_E_DISK_FULL ? 4711 : 0);
@@ -206,13 +206,13 @@ static void test_errors_pass_through(void **state)
         assert_string_equal(p.rows[0].err.msg, "the fake refuses");
         ends(&p, codes[i]);
     }
-    fix->fs->append_status = STI_OK;
-    fix->fs->append_refuse = STI_E_POISONED;
+    FAKE_SET(fix->fs, append_status, STI_OK);
+    FAKE_SET(fix->fs, append_refuse, STI_E_POISONED);
     start(fix, &p, STI_ACKS_LEADER);
     produce_wait(&p);
     assert_non_null(strstr(p.rows[0].err.msg, "t-0: storage refuses the append: "));
     ends(&p, STI_E_POISONED);
-    fix->fs->append_refuse = STI_OK;
+    FAKE_SET(fix->fs, append_refuse, STI_OK);
     assert_int_equal(fix_produce(fix, "t", 0, 1), 2); /* no offset was lost */
 }
 
@@ -255,16 +255,16 @@ static void test_epoch_checkpoint(void **state)
     struct fixture *fix = with_topic(state, NULL, NULL);
     struct produce_call p;
     assert_null(fs_blob(fix->fs, "t", 0));
-    fix->fs->blob_status = STI_E_DISK_FULL;
+    FAKE_SET(fix->fs, blob_status, STI_E_DISK_FULL);
     start(fix, &p, STI_ACKS_LEADER);
     ends(&p, STI_E_DISK_FULL);
     assert_int_equal(fs_check_dense(fix->fs, "t", 0), 0);
-    fix->fs->blob_status = STI_OK;
-    fix->fs->append_status = STI_E_DISK_FULL;
+    FAKE_SET(fix->fs, blob_status, STI_OK);
+    FAKE_SET(fix->fs, append_status, STI_E_DISK_FULL);
     start(fix, &p, STI_ACKS_LEADER);
     ends(&p, STI_E_DISK_FULL);
     checkpoint_is(fix, "0\n1\n0 0\n");
-    fix->fs->append_status = STI_OK;
+    FAKE_SET(fix->fs, append_status, STI_OK);
     fix_restart(fix); /* the log is empty, the checkpoint is not: no epoch stands twice in it */
     assert_int_equal(fix_produce(fix, "t", 0, 1), 0);
     checkpoint_is(fix, "0\n1\n0 0\n");

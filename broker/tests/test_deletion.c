@@ -62,7 +62,7 @@ static void test_rows_in_every_state(void **state)
     struct topic_call t;
     start(fix, &waiting, STI_ACKS_QUORUM);
     fix_wait_metric(fix, "streamit_produce_acks_waiting", 1);
-    fix->fs->hold_appends = true;
+    FAKE_SET(fix->fs, hold_appends, true);
     start(fix, &appending, STI_ACKS_NONE);
     fs_wait(fix->fs, &fix->fs->appends_held, 1);
     start(fix, &queued, STI_ACKS_NONE);
@@ -90,8 +90,8 @@ static void test_last_append_is_answered(void **state)
     struct fixture *fix = with_topic(state, NULL, NULL);
     struct produce_call p;
     struct topic_call t;
-    fix->fr->hold = true;
-    fix->fs->hold_appends = true;
+    FAKE_SET(fix->fr, hold, true);
+    FAKE_SET(fix->fs, hold_appends, true);
     start(fix, &p, STI_ACKS_QUORUM);
     fs_wait(fix->fs, &fix->fs->appends_held, 1);
     delete_start(fix, &t);
@@ -116,7 +116,7 @@ static void test_reads_under_way(void **state)
         assert_int_equal(fix_create(fix, names[i], 1, NULL, NULL), STI_OK);
         fix_produce(fix, names[i], 0, 1);
     }
-    fix->fs->hold_reads = true;
+    FAKE_SET(fix->fs, hold_reads, true);
     for (int i = 0; i < READS; i++) {
         fetch_init(&f[i], 0);
         fetch_add(&f[i], names[i], 0, 0);
@@ -141,7 +141,7 @@ static void test_reads_under_way(void **state)
 static void test_close_fails(void **state)
 {
     struct fixture *fix = with_topic(state, NULL, NULL);
-    fix->fs->close_status = STI_E_IO;
+    FAKE_SET(fix->fs, close_status, STI_E_IO);
     assert_int_equal(fix_delete(fix, "t"), STI_OK);
     assert_false(fs_has(fix->fs, "t", 0));
     assert_int_equal(test_host_logged(fix->th, "partition_close_failed"), 1);
@@ -152,14 +152,14 @@ static void test_remove_fails(void **state)
 {
     struct fixture *fix = with_topic(state, NULL, NULL);
     struct topic_call t;
-    fix->fs->remove_status = STI_E_IO;
+    FAKE_SET(fix->fs, remove_status, STI_E_IO);
     topic_call_init(&t, "t", -1);
     assert_int_equal(topic_call_run(fix, fix->vt->delete_topic, &t), STI_E_IO);
     assert_string_equal(t.call.err.msg, "the fake does not remove");
     topic_call_init(&t, "t", 1);
     assert_int_equal(topic_call_run(fix, fix->vt->create_topic, &t), STI_E_UNAVAILABLE);
     assert_string_equal(t.call.err.msg, "topic t: its predecessor is still being deleted");
-    fix->fs->remove_status = STI_OK; /* the next start goes on with it */
+    FAKE_SET(fix->fs, remove_status, STI_OK); /* the next start goes on with it */
     fix_restart(fix);
     assert_false(fs_has(fix->fs, "t", 0));
     fix_wait_metric(fix, "streamit_topics", 0);
@@ -216,7 +216,7 @@ static void test_stop_with_rows(void **state)
     assert_true((waiting.rows[0].err.traits & STI_TRAIT_INDEFINITE) != 0);
     produce_fini(&waiting);
     fix_start(fix);
-    fix->fs->sync_on_close = true;
+    FAKE_SET(fix->fs, sync_on_close, true);
     start(fix, &saved, STI_ACKS_LEADER);
     fix_wait_metric(fix, "streamit_produce_acks_waiting", 1);
     fix_stop(fix);

@@ -162,7 +162,7 @@ static void test_watermark_bounds(void **state)
     struct fixture *fix = with_topic(state, 1);
     struct fetch_call f;
     fix_produce(fix, "t", 0, 2);
-    fix->fr->hold = true;
+    FAKE_SET(fix->fr, hold, true);
     fix_produce(fix, "t", 0, 3); /* written, not safe */
     fetch_init(&f, 0);
     fetch_add(&f, "t", 0, 0);
@@ -225,7 +225,7 @@ static void test_storage_errors(void **state)
     struct fetch_call f;
     fix_produce(fix, "t", 0, 2);
     for (int i = 0; i < 3; i++) {
-        fix->fs->read_status = codes[i];
+        FAKE_SET(fix->fs, read_status, codes[i]);
         fetch_init(&f, 60000);
         fetch_add(&f, "t", 0, 0);
         fetch_send(fix, &f);
@@ -233,7 +233,7 @@ static void test_storage_errors(void **state)
         assert_non_null(strstr(f.rows[0].err.msg, "t-0: offset 0: "));
         fetch_fini(&f);
     }
-    fix->fs->read_status = STI_E_OFFSET_OUT_OF_RANGE; /* trimmed a moment ago */
+    FAKE_SET(fix->fs, read_status, STI_E_OFFSET_OUT_OF_RANGE); /* trimmed a moment ago */
     fetch_init(&f, 60000);
     fetch_add(&f, "t", 0, 0);
     fetch_send(fix, &f);
@@ -248,7 +248,7 @@ static void test_would_block(void **state)
     struct fetch_call f;
     fix_produce(fix, "t", 0, 2);
     fix_produce(fix, "t", 1, 2);
-    fix->fs->would_block = 1;
+    FAKE_SET(fix->fs, would_block, 1);
     fetch_init(&f, 60000);
     fetch_add(&f, "t", 0, 0);
     fetch_add(&f, "t", 1, 0);
@@ -266,7 +266,7 @@ static void test_slow_read(void **state)
     struct fixture *fix = with_topic(state, 1);
     struct fetch_call f;
     fix_produce(fix, "t", 0, 2);
-    fix->fs->hold_reads = true;
+    FAKE_SET(fix->fs, hold_reads, true);
     fetch_init(&f, 60000);
     fetch_add(&f, "t", 0, 0);
     fetch_add(&f, "t", 0, 0);
@@ -301,7 +301,7 @@ static void test_cancel_while_reading(void **state)
     struct fixture *fix = with_topic(state, 1);
     struct fetch_call f;
     fix_produce(fix, "t", 0, 2);
-    fix->fs->hold_reads = true;
+    FAKE_SET(fix->fs, hold_reads, true);
     fetch_init(&f, 60000);
     fetch_add(&f, "t", 0, 0);
     fetch_send(fix, &f);

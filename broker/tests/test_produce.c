@@ -159,7 +159,7 @@ static void test_combining(void **state)
     enum { WAITING = 20 };
     struct fixture *fix = with_topic(state, "t");
     struct produce_call p[WAITING + 1];
-    fix->fs->hold_appends = true;
+    FAKE_SET(fix->fs, hold_appends, true);
     for (int i = 0; i <= WAITING; i++) {
         produce_init(&p[i], STI_ACKS_LEADER);
         produce_add(&p[i], "t", 0, 1 + i % 3, 10, 0);
@@ -188,7 +188,7 @@ static void test_append_is_bounded(void **state)
     enum { CALLS = 12 };
     struct fixture *fix = with_topic(state, "t");
     struct produce_call p[CALLS];
-    fix->fs->hold_appends = true;
+    FAKE_SET(fix->fs, hold_appends, true);
     for (int i = 0; i < CALLS; i++) {
         produce_init(&p[i], STI_ACKS_LEADER);
         produce_add(&p[i], "t", 0, 1, (1 << 20) + (1 << 19), 0);
@@ -246,7 +246,7 @@ static void test_throttled(void **state)
     struct admit a = {.admit = {.bytes = 100, .resume = admit_resume}};
     fix->conf.inflight_bytes_max = 200;
     assert_int_equal(fix->vt->admit(fix->self, &a.admit), STI_OK);
-    fix->fs->hold_appends = true;
+    FAKE_SET(fix->fs, hold_appends, true);
     produce_init(&first, STI_ACKS_LEADER);
     produce_add(&first, "t", 0, 1, 500, 0); /* alone it is taken, whatever the limit */
     produce_send(fix, &first);

@@ -128,8 +128,8 @@ static void test_all_at_once(void **state)
 static int setup_threaded(void **state)
 {
     struct fixture *fix = fix_new();
-    fix->fs->append_delay_us = 300;
-    fix->fs->auto_sync = true;
+    FAKE_SET(fix->fs, append_delay_us, 300);
+    FAKE_SET(fix->fs, auto_sync, true);
     fix->conf.retention_check_interval_ms = 10;
     fix_start(fix);
     *state = fix;
