@@ -660,6 +660,35 @@ static void test_commit_shares_syncs(void **unused)
     assert_int_equal(fx.synced, 300);
 }
 
+/* A small file counts only as it is written: nothing cut, added, or out of range is half believed.
+ */
+static void test_offset_texts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int64_t offset; /* -1: refused */
+    } cases[] = {
+        {"0\n7\n", 7},  {"0\n9223372036854775807\n", INT64_MAX},
+        {"", -1},       {"0\n9223372036854775808\n", -1},
+        {"0\n", -1},    {"0\n-1\n", -1},
+        {"0\n-\n", -1}, {"0\n 7\n", -1},
+        {"0\n7", -1},   {"0\n7x\n", -1},
+        {"1\n7\n", -1}, {"0 7\n", -1},
+    };
+    char path[512];
+    int dir_fd = open(fx.dir, O_RDONLY | O_DIRECTORY);
+    assert_true(dir_fd >= 0);
+    assert_true(snprintf(path, sizeof path, "%s/offset", fx.dir) < (int)sizeof path);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int64_t offset = -1;
+        spill(path, cases[i].text, strlen(cases[i].text));
+        assert_int_equal(smm_offset_read(dir_fd, "offset", &offset), cases[i].offset >= 0);
+        assert_int_equal(offset, cases[i].offset);
+    }
+    assert_int_equal(close(dir_fd), 0);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
@@ -680,6 +709,7 @@ int main(void)
         CASE(test_removal_is_finished_at_start),
         CASE(test_blobs),
         CASE(test_open_files_are_bounded),
+        CASE(test_offset_texts),
         CASE(test_commit_shares_syncs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
