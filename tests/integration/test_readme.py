@@ -43,10 +43,12 @@ class FirstFiveMinutes(harness.TestCase):
             (shutil.copytree if os.path.isdir(source) else shutil.copy)(source, os.path.join(place, name))
         os.symlink(harness.BUILD, os.path.join(place, "build"))
         script = script.replace("make build\n", "")  # it stands under `build` already
-        process = harness.spawn(["bash", "-e", "-c", script], cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, start_new_session=True)
+        # Into a file, not a pipe: a daemon that the page leaves running would hold the pipe open.
+        with open(self.path("walk.out"), "wb") as walk:
+            process = harness.spawn(["bash", "-e", "-c", script], cwd=place, stdin=subprocess.DEVNULL, stdout=walk,
+                                    stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            out, _ = process.communicate(timeout=120)
+            process.wait(timeout=120)
         finally:
             # The session is ours: what the page started and did not end goes with it.
             try:
@@ -55,6 +57,7 @@ class FirstFiveMinutes(harness.TestCase):
                 pass
             process.wait()
             harness._running.pop(process.pid, None)
+        out = harness.read(self.path("walk.out"))
         log = os.path.join(place, "streamitd.log")
         tail = harness.read(log).decode(errors="replace")[-3000:] if os.path.exists(log) else ""
         self.assertEqual(process.returncode, 0, f"{script}\n----\n{out.decode(errors='replace')}\n----\n{tail}")
