@@ -484,12 +484,41 @@ int brk_create_topic(void *self, struct sti_topic_change *call, struct sti_err *
     return call_end(call, rc, &why);
 }
 
+/* The flush policy, as it would be, must fit the topic's storage. @locks admin_mu held */
+static int alter_fits(struct broker *broker, const struct sti_topic_change *call,
+                      const struct cat_setting *settings, const struct cat_topic *cat,
+                      struct sti_err *err)
+{
+    struct set_values values;
+    struct cat_topic probe = *cat;
+    probe.settings = calloc(cat->setting_count + call->config_count + 1u, sizeof *settings);
+    probe.setting_count = 0;
+    for (uint32_t i = 0; probe.settings != NULL && i < call->config_count; i++) {
+        if (settings[i].value != NULL) {
+            probe.settings[probe.setting_count++] = settings[i];
+        }
+    }
+    for (uint32_t i = 0; probe.settings != NULL && i < cat->setting_count; i++) {
+        bool changed = false;
+        for (uint32_t j = 0; j < call->config_count; j++) {
+            changed = changed || strcmp(settings[j].key, cat->settings[i].key) == 0;
+        }
+        if (!changed) {
+            probe.settings[probe.setting_count++] = cat->settings[i];
+        }
+    }
+    set_resolve(&broker->conf->defaults, probe.settings, probe.setting_count, &values);
+    int rc = probe.settings == NULL ? sti_err_set(err, STI_E_NO_MEMORY, "out of memory")
+                                    : storage_check(broker, &values, err);
+    free(probe.settings);
+    return rc;
+}
+
 /* Check an alteration against the topic as it is. */
 static int alter_check(struct broker *broker, struct sti_topic_change *call,
                        const struct cat_setting *settings, uint8_t id[16], int32_t *more,
                        struct sti_err *err)
 {
-    struct set_values values;
     int rc = STI_OK;
     pthread_mutex_lock(&broker->admin_mu);
     struct cat_topic *cat = cat_find(&broker->catalog, call->name);
@@ -506,30 +535,9 @@ static int alter_check(struct broker *broker, struct sti_topic_change *call,
         /* A limit that was lowered since does not bar other changes. */
         rc = *more == 0 ? STI_OK
                         : limits_check(broker, call->name, call->partitions, *more, false, err);
-    }
-    if (rc == STI_OK) {
-        /* The flush policy must fit the storage that the topic is on. */
-        struct cat_topic probe = *cat;
-        probe.settings = calloc(cat->setting_count + call->config_count + 1u, sizeof *settings);
-        probe.setting_count = 0;
-        for (uint32_t i = 0; probe.settings != NULL && i < call->config_count; i++) {
-            if (settings[i].value != NULL) {
-                probe.settings[probe.setting_count++] = settings[i];
-            }
+        if (rc == STI_OK) {
+            rc = alter_fits(broker, call, settings, cat, err);
         }
-        for (uint32_t i = 0; probe.settings != NULL && i < cat->setting_count; i++) {
-            bool changed = false;
-            for (uint32_t j = 0; j < call->config_count; j++) {
-                changed = changed || strcmp(settings[j].key, cat->settings[i].key) == 0;
-            }
-            if (!changed) {
-                probe.settings[probe.setting_count++] = cat->settings[i];
-            }
-        }
-        set_resolve(&broker->conf->defaults, probe.settings, probe.setting_count, &values);
-        rc = probe.settings == NULL ? sti_err_set(err, STI_E_NO_MEMORY, "out of memory")
-                                    : storage_check(broker, &values, err);
-        free(probe.settings);
     }
     pthread_mutex_unlock(&broker->admin_mu);
     return rc;

@@ -265,15 +265,14 @@ static int reader_open(struct consume *c, struct reader *r, int32_t index, int32
 static int consume_run(struct consume *c)
 {
     struct sti_err err;
-    int32_t count = 0, started = 0;
-    struct reader *readers = NULL;
+    int32_t started = 0;
     int rc = learn(c, &err);
-    if (rc == STI_OK) {
-        int64_t most = c->partition >= 0 ? 1 : c->partition_count;
-        count = (int32_t)(c->parallel < most ? c->parallel : most);
-        /* Interleave, so that with --partition the one reader gets it. */
-        readers = calloc((size_t)count, sizeof *readers);
-        rc = readers == NULL ? sti_err_set(&err, STI_E_NO_MEMORY, "out of memory") : STI_OK;
+    int64_t most = c->partition >= 0 ? 1 : c->partition_count;
+    /* Without a topic there is still the summary to print. */
+    int32_t count = rc != STI_OK ? 0 : (int32_t)(c->parallel < most ? c->parallel : most);
+    struct reader *readers = calloc((size_t)count + 1u, sizeof *readers);
+    if (readers == NULL) {
+        return cli_error(STI_E_NO_MEMORY, NULL);
     }
     for (int32_t i = 0; rc == STI_OK && i < count; i++) {
         rc = reader_open(c, &readers[i], i, count, &err);
@@ -297,7 +296,7 @@ static int consume_run(struct consume *c)
             pthread_join(readers[i].thread, NULL);
         }
     }
-    for (int32_t i = 0; readers != NULL && i < count; i++) {
+    for (int32_t i = 0; i < count; i++) {
         sti_consumer_close(readers[i].consumer);
         free(readers[i].assigned);
         free(readers[i].through);
