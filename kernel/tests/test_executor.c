@@ -144,8 +144,9 @@ static void fire(struct sti_task *task)
 static void test_timers_fire_in_order_and_cancel(void **state)
 {
     (void)state;
-    struct sti_timer timers[5] = {{.task = {.run = fire}}};
-    struct sti_strand order;
+    /* Static: the strand is looked at once more after its last task has opened the gate. */
+    static struct sti_timer timers[5];
+    static struct sti_strand order;
     uint64_t now = krn_clock_us(STI_CLOCK_MONOTONIC);
     krn_strand_init(executor, &order);
     atomic_store(&fired_count, 0);
@@ -216,7 +217,7 @@ static void block(struct sti_task *task)
 static void test_threads_grow_when_tasks_block(void **state)
 {
     (void)state;
-    struct blocker blockers[4];
+    static struct blocker blockers[4];
     struct krn_executor_stats stats;
     for (int i = 0; i < 4; i++) {
         blockers[i].task = (struct sti_task){.run = block};
