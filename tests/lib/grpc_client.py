@@ -24,6 +24,9 @@ def _generate():
 
 _generate()
 
+# Programs are started beside gRPC's threads, and only to exec: its own handling of forks stays out of the way.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 import grpc  # noqa: E402
 import health_pb2 as health  # noqa: E402
 import health_pb2_grpc  # noqa: E402

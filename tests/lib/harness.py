@@ -15,7 +15,6 @@ STREAMIT_SEED (repeat the random choices of a run), STREAMIT_TEST_FULL=1 (the lo
 """
 
 import atexit
-import ctypes
 import json
 import os
 import random
@@ -40,13 +39,7 @@ READY_S = 60 if SANITIZED else 20
 STOP_S = 30
 CALL_S = 120
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 _running = {}
-
-
-def _die_with_parent():
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _kill_all():
@@ -73,8 +66,9 @@ def read(path):
 
 
 def spawn(args, **kwargs):
-    """A process that dies with this one."""
-    process = subprocess.Popen([str(a) for a in args], preexec_fn=_die_with_parent, **kwargs)
+    """A process that dies with this one. setpriv asks for that and becomes the program; a preexec_fn would make Python
+    fork for real, which gRPC's threads in this process do not always survive."""
+    process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *(str(a) for a in args)], **kwargs)
     _running[process.pid] = process
     return process
 
