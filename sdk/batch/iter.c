@@ -81,29 +81,32 @@ int sti_record_header_next(const uint8_t **pos, const uint8_t *end, const char *
     return STI_OK;
 }
 
-/* The encoded headers must be exactly `count` and fill the rest of the record. */
+/* The encoded headers must be exactly `count` and fill the rest of the record. A cursor of its own,
+ * since the record's stays at the first header unless something is wrong. */
 static bool headers_verify(struct cursor *cur, int64_t count)
 {
-    const uint8_t *pos = cur->pos;
-    const char *name;
-    const uint8_t *value;
-    uint32_t name_len;
-    int64_t value_len, i;
-    for (i = 0; i < count; i++) {
-        if (sti_record_header_next(&pos, cur->end, &name, &name_len, &value, &value_len) !=
-            STI_OK) {
-            cur->field = "malformed header number";
-            cur->found = i;
-            return false;
+    struct cursor at = *cur;
+    const uint8_t *data;
+    int64_t len, i;
+    bool ok = true;
+    for (i = 0; i < count && ok; i++) {
+        ok = cursor_bytes(&at, "header name length", &data, &len);
+        if (ok && len < 0) {
+            at.field = "header name length";
+            at.found = len;
+            ok = false;
         }
+        ok = ok && cursor_bytes(&at, "header value length", &data, &len);
     }
-    if (pos != cur->end) {
-        cur->pos = pos;
-        cur->field = "bytes left over after header count";
-        cur->found = count;
-        return false;
+    if (ok && at.pos != at.end) {
+        at.field = "bytes left over after header count";
+        at.found = count;
+        ok = false;
     }
-    return true;
+    if (!ok) {
+        *cur = at;
+    }
+    return ok;
 }
 
 /* Decode the record between cur->pos and cur->end. False: cur says what is wrong. */
