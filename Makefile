@@ -2,6 +2,7 @@
 # missing that costs one dpkg-query. CMake and Ninja do the building; this file only knows the order.
 
 BUILD     ?= build
+FAULTS    ?= $(BUILD)-faults
 CONFIG    ?= etc/standalone.cfg
 PREFIX    ?= /usr/local
 DESTDIR   ?=
@@ -17,7 +18,7 @@ LISTS := $(shell find CMakeLists.txt cmake sdk kernel proto broker plugins daemo
            \( -name CMakeLists.txt -o -name '*.cmake' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-full demo bench lint format install clean deps-build deps-test deps-lint
+.PHONY: help build build-faults run test test-full demo bench lint format install clean deps-build deps-test deps-lint
 
 help: ## this list
 	@echo "StreamIt: make TARGET"
@@ -26,13 +27,18 @@ help: ## this list
 build: deps-build $(BUILD)/build.ninja ## install what is missing, then build into build/ (optimised, with symbols)
 	@ninja -C $(BUILD) -j $(JOBS)
 
+# With fault points; for the tests that kill it at each of them, never to be installed.
+build-faults: deps-build ## the daemon with fault points, into build-faults/ (part of `make test`)
+	@test -e $(FAULTS)/build.ninja || cmake -S . -B $(FAULTS) -G Ninja -DSTREAMIT_FAULTS=ON > /dev/null
+	@ninja -C $(FAULTS) -j $(JOBS) node
+
 run: build ## build, then run a standalone node in the foreground (CONFIG=etc/standalone.cfg)
 	@exec $(BUILD)/bin/streamitd --config $(CONFIG)
 
-test: deps-test build ## install, build, run every quick test
+test: deps-test build build-faults ## install, build, run every quick test
 	@ctest --test-dir $(BUILD) -LE '^(full|bench)$$' -j $(TEST_JOBS) --output-on-failure $(CTEST_ARGS)
 
-test-full: deps-test build ## everything, with the long loops and the large files
+test-full: deps-test build build-faults ## everything, with the long loops and the large files
 	@STREAMIT_TEST_FULL=1 ctest --test-dir $(BUILD) -LE '^bench$$' -j $(TEST_JOBS) --output-on-failure $(CTEST_ARGS)
 
 demo: build ## one node: produce a real file, kill -9, restart, consume, compare
@@ -50,8 +56,8 @@ format: deps-lint ## rewrite C files in the project's format
 install: build ## install to DESTDIR and PREFIX (/usr/local)
 	@DESTDIR='$(DESTDIR)' cmake --install $(BUILD) --prefix '$(PREFIX)'
 
-clean: ## remove build/
-	rm -rf $(BUILD)
+clean: ## remove build/ and build-faults/
+	rm -rf $(BUILD) $(FAULTS)
 
 deps-build:
 	@tools/install-deps.sh build

@@ -88,6 +88,7 @@ function(streamit_plugin name)
   if(NOT STREAMIT_SANITIZED)
     target_link_options(${name} PRIVATE -Wl,-z,defs)
   endif()
+  set_property(GLOBAL APPEND PROPERTY STREAMIT_PLUGINS ${name})
   install(TARGETS ${name} LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}/streamit")
 endfunction()
 

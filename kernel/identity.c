@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "streamit/fault.h"
+
 enum { TEXT_BYTES_MAX = 512 };
 
 static const char checksum_key[] = "crc32=";
@@ -59,6 +61,7 @@ static int make_folder(const char *path, struct sti_err *err)
             return sti_err_set(err, STI_E_IO, "data folder %s: cannot make %s: %s", path, part,
                                strerror(errno));
         }
+        STI_CRASH_POINT("identity.after_mkdir");
         if (rc == 0 && sync_folder(parent, err) != STI_OK) {
             return STI_E_IO;
         }
@@ -100,6 +103,7 @@ static int take_lock(const char *data_dir, int dir_fd, int *lock_fd, struct sti_
         return sti_err_set(err, STI_E_IO, "data folder %s: cannot write its file lock: %s",
                            data_dir, strerror(cause));
     }
+    STI_CRASH_POINT("identity.after_lock");
     *lock_fd = fd;
     return STI_OK;
 }
@@ -196,16 +200,20 @@ static int write_new(const char *data_dir, int dir_fd, int32_t node_id, struct k
     uint32_t sum = crc32_of(text, (size_t)len);
     len += snprintf(text + len, sizeof text - (size_t)len, "%s%08" PRIx32 "\n", checksum_key, sum);
     int fd = openat(dir_fd, "identity.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
-    bool good = fd >= 0 && write(fd, text, (size_t)len) == len && fsync(fd) == 0;
-    int cause = errno;
+    int cause = fd < 0 ? errno : STI_FAULT("identity.before_write");
+    if (cause == 0) {
+        ssize_t n = write(fd, text, (size_t)len);
+        cause = n < 0 ? errno : n < len ? ENOSPC : fsync(fd) != 0 ? errno : 0;
+    }
     if (fd >= 0) {
         (void)close(fd);
     }
-    if (good && renameat(dir_fd, "identity.tmp", dir_fd, "identity") != 0) {
-        good = false;
+    if (cause == 0 && (cause = STI_FAULT("identity.before_rename")) == 0 &&
+        renameat(dir_fd, "identity.tmp", dir_fd, "identity") != 0) {
         cause = errno;
     }
-    if (!good) {
+    STI_CRASH_POINT("identity.after_rename");
+    if (cause != 0) {
         return sti_err_set(err, STI_E_IO, "data folder %s: cannot write its file identity: %s",
                            data_dir, strerror(cause));
     }

@@ -19,10 +19,6 @@
 
 #include "storage_mmap.h"
 
-#if SMM_FAULTS
-int (*smm_fault_hook)(const char *point);
-#endif
-
 void smm_live_add(struct smm_store *store)
 {
     pthread_mutex_lock(&store->live_mu);

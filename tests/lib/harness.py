@@ -32,6 +32,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.path.abspath(os.environ.get("STREAMIT_BUILD") or os.path.join(ROOT, "build"))
 DAEMON = os.path.join(BUILD, "bin", "streamitd")
 CLI = os.path.join(BUILD, "bin", "streamit")
+# The build with fault points: this one if it was configured so, else the folder beside it that `make test` builds.
+FAULT_BUILD = os.path.abspath(os.environ.get("STREAMIT_FAULT_BUILD") or BUILD + "-faults")
+FAULT_DAEMON = os.path.join(FAULT_BUILD, "bin", "streamitd")
 CONFIG = os.path.join(ROOT, "etc", "standalone.cfg")
 FULL = os.environ.get("STREAMIT_TEST_FULL") == "1"
 SANITIZED = os.path.basename(BUILD) != "build" and "san" in os.path.basename(BUILD)
