@@ -41,7 +41,8 @@ enum {
     BRK_APPEND_FEW = 8,             /* batches of an append without an allocation */
     BRK_APPEND_BATCHES_MAX = 512,   /* batches of one storage append */
     BRK_APPEND_BYTES_MAX = 8 << 20, /* and their bytes, unless one is larger */
-    BRK_RETRY_AFTER_MS = 20
+    BRK_RETRY_AFTER_MS = 20,
+    BRK_STORAGE_MINOR_LEAST = 1 /* of the storage interface */
 };
 
 struct brk_conf {

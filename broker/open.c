@@ -106,7 +106,7 @@ static int open_storage(struct brk_partition *part, struct sti_storage_partition
     memcpy(id.topic_id, part->topic_id, sizeof id.topic_id);
     set_for_storage(&part->values, &settings);
     int rc = host->bind(host->ctx, STI_STORAGE_ID, part->values.storage, STI_STORAGE_MAJOR,
-                        STI_STORAGE_MINOR, &part->storage, err);
+                        BRK_STORAGE_MINOR_LEAST, &part->storage, err);
     if (rc != STI_OK) {
         return rc;
     }
@@ -225,7 +225,7 @@ static int remove_storage(struct brk_partition *part, struct sti_err *err)
     int rc = STI_OK;
     if (part->storage.vtable == NULL) {
         rc = host->bind(host->ctx, STI_STORAGE_ID, part->values.storage, STI_STORAGE_MAJOR,
-                        STI_STORAGE_MINOR, &part->storage, err);
+                        BRK_STORAGE_MINOR_LEAST, &part->storage, err);
     }
     if (rc == STI_OK) {
         memcpy(id.topic_id, part->topic_id, sizeof id.topic_id);

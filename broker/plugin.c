@@ -299,7 +299,10 @@ static const struct sti_iface *const provides[] = {&vtable.iface, NULL};
                                                        .minor = prefix##_MINOR,                    \
                                                        .iface = id,                                \
                                                        .flags = how}
-NEED(storage, STI_STORAGE_ID, STI_STORAGE, 0);
+/* Storage of 0.1 is taken: what came later is asked for with STI_HAS. */
+#define BRK_STORAGE_MAJOR STI_STORAGE_MAJOR
+#define BRK_STORAGE_MINOR BRK_STORAGE_MINOR_LEAST
+NEED(storage, STI_STORAGE_ID, BRK_STORAGE, 0);
 NEED(metadata, STI_METADATA_ID, STI_METADATA, 0);
 NEED(replication, STI_REPLICATION_ID, STI_REPLICATION, 0);
 NEED(auth, STI_AUTH_ID, STI_AUTH, STI_NEED_OPTIONAL);

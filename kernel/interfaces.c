@@ -78,17 +78,24 @@ static const struct krn_slot assignment_slots[] = {SLOT(sti_assignment, assign)}
 static const struct krn_slot auth_slots[] = {SLOT(sti_auth, authenticate),
                                              SLOT(sti_auth, authorize)};
 
-#define ROW(name, lower)                                                                           \
+/* A plugin that was built when an interface was younger is taken: `least` is the size that its 0.1
+ * had, and slots that came later are optional. */
+#define ROW_SINCE(name, lower, least)                                                              \
     {                                                                                              \
-        STI_##name##_ID, STI_##name##_MAJOR, STI_##name##_MINOR, 1, sizeof(struct sti_##lower),    \
-            lower##_slots, COUNT(lower##_slots)                                                    \
+        STI_##name##_ID, STI_##name##_MAJOR, STI_##name##_MINOR, 1, (least), lower##_slots,        \
+            COUNT(lower##_slots)                                                                   \
     }
+#define ROW(name, lower) ROW_SINCE(name, lower, sizeof(struct sti_##lower))
 
 static const struct krn_interface interfaces[] = {
-    ROW(STORAGE, storage),   ROW(BROKER, broker),
-    ROW(METADATA, metadata), ROW(REPLICATION, replication),
-    ROW(PEER, peer),         ROW(TRANSPORT, transport),
-    ROW(METRICS, metrics),   ROW(ASSIGNMENT, assignment),
+    ROW_SINCE(STORAGE, storage, offsetof(struct sti_storage, space)),
+    ROW(BROKER, broker),
+    ROW(METADATA, metadata),
+    ROW(REPLICATION, replication),
+    ROW(PEER, peer),
+    ROW(TRANSPORT, transport),
+    ROW(METRICS, metrics),
+    ROW(ASSIGNMENT, assignment),
     ROW(AUTH, auth),
 };
 

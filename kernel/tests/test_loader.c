@@ -91,6 +91,21 @@ static void test_good_loads_by_bare_name_and_by_path(void **state)
     krn_loader_close(&by_path);
 }
 
+/* Built when the storage interface was 0.1: the slots that came later are optional. */
+static void test_an_older_interface_loads(void **state)
+{
+    (void)state;
+    char path[512];
+    struct krn_plugin plugin;
+    struct sti_err err = {0};
+    copy_subject("storage_old", 0644, path, sizeof path);
+    assert_int_equal(krn_loader_open(pool, dir, "storage_old.so", &plugin, &err), STI_OK);
+    const struct sti_storage *storage = (const void *)plugin.desc->provides[0];
+    assert_int_equal(storage->iface.minor, 1);
+    assert_false(storage->iface.struct_size >= sizeof *storage);
+    krn_loader_close(&plugin);
+}
+
 static void test_rights_come_first(void **state)
 {
     (void)state;
@@ -210,7 +225,7 @@ static void test_interfaces(void **state)
     snprintf(text, sizeof text,
              "storage_size.so: streamit.storage: struct_size 32, expected at least %zu: rebuild "
              "the plugin against this SDK",
-             sizeof(struct sti_storage));
+             offsetof(struct sti_storage, space));
     expect_refused("storage_size", text);
     expect_refused("storage_slot", "storage_slot.so: streamit.storage: slot append is null, "
                                    "expected a function: fill it in");
@@ -218,7 +233,7 @@ static void test_interfaces(void **state)
                    "storage_caps.so: streamit.storage: caps 0x4 promise 0x4, which needs slot "
                    "blob_get, and that is null: fill it in or withdraw the promise");
     expect_refusal("storage_major", STI_E_ABI_MISMATCH,
-                   "storage_major.so: streamit.storage: interface 3.1, kernel expects 0.1 (major "
+                   "storage_major.so: streamit.storage: interface 3.2, kernel expects 0.2 (major "
                    "0): rebuild the plugin against this SDK");
     expect_refusal("storage_minor", STI_E_ABI_MISMATCH,
                    "storage_minor.so: streamit.storage: interface 0.0, kernel needs 0.1 or later: "
@@ -231,7 +246,7 @@ static void test_needs(void **state)
     expect_refused("need_size", "need_size.so: needs: row 0: struct_size 4, expected at least 32: "
                                 "rebuild the plugin");
     expect_refusal("need_major", STI_E_ABI_MISMATCH,
-                   "need_major.so: needs streamit.storage 7.0, kernel knows 0.1: upgrade StreamIt "
+                   "need_major.so: needs streamit.storage 7.0, kernel knows 0.2: upgrade StreamIt "
                    "or rebuild the plugin");
 }
 
@@ -306,6 +321,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good_loads_by_bare_name_and_by_path),
+        cmocka_unit_test(test_an_older_interface_loads),
         cmocka_unit_test(test_rights_come_first),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_symbol),

@@ -221,6 +221,18 @@ int sme_remove(void *self, const struct sti_partition_id *id, struct sti_err *er
     return STI_OK;
 }
 
+/* The bound, and what segments that live leave of it. */
+int sme_space(void *self, struct sti_storage_space *out, struct sti_err *err)
+{
+    struct sme_store *store = self;
+    int64_t bound = store->conf->bytes_max, used = atomic_load(&store->bytes);
+    (void)err;
+    *out = (struct sti_storage_space){.struct_size = sizeof *out,
+                                      .total_bytes = (uint64_t)bound,
+                                      .free_bytes = used < bound ? (uint64_t)(bound - used) : 0};
+    return STI_OK;
+}
+
 /* The visitor must not open, close or remove. */
 int sme_list(void *self, int (*visit)(void *arg, const struct sti_partition_id *id), void *arg,
              struct sti_err *err)

@@ -105,6 +105,7 @@ static const struct sti_storage storage = {
     .list = sme_list,
     .blob_put = sme_blob_put,
     .blob_get = sme_blob_get,
+    .space = sme_space,
 };
 static const struct sti_iface *const provides[] = {&storage.iface, NULL};
 static const struct sti_lifecycle lifecycle = {.struct_size = sizeof(struct sti_lifecycle),

@@ -107,6 +107,7 @@ int sme_blob_put(struct sti_storage_partition *part, const char *name, const voi
                  struct sti_err *err);
 int sme_blob_get(struct sti_storage_partition *part, const char *name, void **data, size_t *len,
                  struct sti_err *err);
+int sme_space(void *self, struct sti_storage_space *out, struct sti_err *err);
 void sme_part_free(struct sti_storage_partition *part);
 
 #endif /* STORAGE_MEMORY_H */

@@ -340,6 +340,7 @@ int smm_open(void *self, const struct sti_storage_open *args, struct sti_storage
         return rc;
     }
     smm_state(part, state);
+    atomic_store(&part->opened, true);
     *out = part;
     return rc;
 }

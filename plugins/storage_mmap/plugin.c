@@ -89,6 +89,7 @@ static int create(const struct sti_host *host, const void *conf, void **self, st
     store->host = host;
     store->conf = conf;
     store->dir_fd = -1;
+    atomic_init(&store->free_bytes, UINT64_MAX);
     pthread_mutex_init(&store->table_mu, NULL);
     pthread_mutex_init(&store->files_mu, NULL);
     pthread_mutex_init(&store->live_mu, NULL);
@@ -140,6 +141,7 @@ static const struct sti_storage storage = {
     .list = smm_store_list,
     .blob_put = smm_blob_put,
     .blob_get = smm_blob_get,
+    .space = smm_space,
 };
 static const struct sti_iface *const provides[] = {&storage.iface, NULL};
 static const struct sti_lifecycle lifecycle = {.struct_size = sizeof(struct sti_lifecycle),

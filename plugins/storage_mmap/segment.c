@@ -178,7 +178,7 @@ int smm_segment_reserve(struct sti_storage_partition *part, struct smm_segment *
         return 0;
     }
     uint64_t step = seg->write_size < RESERVE_MIN ? RESERVE_MIN : seg->write_size;
-    step = step < (uint64_t)step_max ? step : (uint64_t)step_max;
+    step = smm_space_step(part->store, step < (uint64_t)step_max ? step : (uint64_t)step_max);
     uint64_t want = end + step < seg->size_max ? end + step : seg->size_max;
     want = want < end ? end : want;
     int rc = STI_FAULT("segment.reserve");

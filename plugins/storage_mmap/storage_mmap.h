@@ -69,9 +69,11 @@ struct smm_store {
     const struct sti_host *host;
     const struct smm_conf *conf;
     struct smm_metrics metrics;
-    int dir_fd;                /* <data_dir>/<instance>, -1 before start */
-    _Atomic bool no_fallocate; /* the file system cannot reserve */
-    char boot_id[37];          /* of this boot of the machine, "" when unknown */
+    int dir_fd;                     /* <data_dir>/<instance>, -1 before start */
+    _Atomic bool no_fallocate;      /* the file system cannot reserve */
+    char boot_id[37];               /* of this boot of the machine, "" when unknown */
+    _Atomic uint64_t free_bytes;    /* as smm_space found it last; UINT64_MAX: never asked */
+    _Atomic uint64_t given_back_us; /* when idle reservations were last given back, 0: never */
 
     pthread_mutex_t table_mu; /* partitions that are open, by name */
     struct sti_storage_partition *table[SMM_BUCKETS];
@@ -173,6 +175,7 @@ struct sti_storage_partition {
     struct smm_cursor cursors[SMM_CURSORS];
     uint32_t cursor_next;
     _Atomic bool poisoned, damaged;
+    _Atomic bool opened; /* smm_open is done with it: others may look at its segments */
     bool dir_dirty;
     uint64_t bytes, recovered_bytes, truncated_bytes;
 
@@ -336,6 +339,10 @@ bool smm_checkpoint_read(int dir_fd, struct smm_checkpoint *point);
 int smm_offset_write(int dir_fd, const char *name, int64_t offset);
 bool smm_offset_read(int dir_fd, const char *name, int64_t *offset);
 int smm_errno_status(int err_no);
+
+/* ---- space.c */
+int smm_space(void *self, struct sti_storage_space *out, struct sti_err *err);
+uint64_t smm_space_step(const struct smm_store *store, uint64_t step);
 
 /* ---- blob.c */
 int smm_blob_put(struct sti_storage_partition *part, const char *name, const void *data, size_t len,

@@ -25,7 +25,7 @@ LAYOUT_VALUE(STI_FLUSH_ONROLL, 0);
 LAYOUT_VALUE(STI_FLUSH_INTERVAL, 1);
 LAYOUT_VALUE(STI_FLUSH_COMMIT, 2);
 LAYOUT_VALUE(STI_STORAGE_MAJOR, 0);
-LAYOUT_VALUE(STI_STORAGE_MINOR, 1);
+LAYOUT_VALUE(STI_STORAGE_MINOR, 2);
 LAYOUT_VALUE(STI_STORAGE_DURABLE, 1);
 LAYOUT_VALUE(STI_STORAGE_FILES, 2);
 LAYOUT_VALUE(STI_STORAGE_BLOBS, 4);
@@ -124,7 +124,13 @@ LAYOUT_FIELD(sti_storage_usage, memory_bytes, 24, 8);
 LAYOUT_FIELD(sti_storage_usage, open_files, 32, 8);
 LAYOUT_FIELD(sti_storage_usage, maps, 40, 8);
 
-LAYOUT_SIZE(sti_storage, 152);
+LAYOUT_SIZE(sti_storage_space, 24);
+LAYOUT_FIELD(sti_storage_space, struct_size, 0, 4);
+LAYOUT_FIELD(sti_storage_space, reserved, 4, 4);
+LAYOUT_FIELD(sti_storage_space, total_bytes, 8, 8);
+LAYOUT_FIELD(sti_storage_space, free_bytes, 16, 8);
+
+LAYOUT_SIZE(sti_storage, 160);
 LAYOUT_FIELD(sti_storage, iface, 0, 24);
 LAYOUT_FIELD(sti_storage, open, 24, 8);
 LAYOUT_FIELD(sti_storage, configure, 32, 8);
@@ -142,6 +148,7 @@ LAYOUT_FIELD(sti_storage, remove, 120, 8);
 LAYOUT_FIELD(sti_storage, list, 128, 8);
 LAYOUT_FIELD(sti_storage, blob_put, 136, 8);
 LAYOUT_FIELD(sti_storage, blob_get, 144, 8);
+LAYOUT_FIELD(sti_storage, space, 152, 8);
 
 /* ---- broker.h */
 

@@ -114,7 +114,7 @@ static const struct sti_option opt_host = {.struct_size = sizeof(struct sti_opti
 static const struct sti_option *const options[] = {&opt_port, &opt_host, NULL};
 
 #if defined(WRONG_STORAGE_SIZE) || defined(WRONG_STORAGE_SLOT) || defined(WRONG_STORAGE_CAPS) ||   \
-    defined(WRONG_STORAGE_MAJOR) || defined(WRONG_STORAGE_MINOR)
+    defined(WRONG_STORAGE_MAJOR) || defined(WRONG_STORAGE_MINOR) || defined(WRONG_STORAGE_OLD)
 static void nothing(void)
 {
 }
@@ -123,6 +123,8 @@ static const struct sti_storage provided = {
     .iface = {.id = STI_STORAGE_ID,
 #ifdef WRONG_STORAGE_SIZE
               .struct_size = sizeof(struct sti_iface) + sizeof(void *),
+#elif defined(WRONG_STORAGE_OLD) /* as 0.1 was, and right for that */
+              .struct_size = offsetof(struct sti_storage, space),
 #else
               .struct_size = sizeof(struct sti_storage),
 #endif
@@ -133,6 +135,8 @@ static const struct sti_storage provided = {
 #endif
 #ifdef WRONG_STORAGE_MINOR
               .minor = 0,
+#elif defined(WRONG_STORAGE_OLD)
+              .minor = 1,
 #else
               .minor = STI_STORAGE_MINOR,
 #endif
@@ -152,6 +156,9 @@ static const struct sti_storage provided = {
     ANY(close),
     ANY(remove),
     ANY(list),
+#ifdef WRONG_STORAGE_OLD
+    ANY(blob_get),
+#endif
     ANY(blob_put)};
 #define FIRST &provided.iface
 #else

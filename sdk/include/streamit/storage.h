@@ -54,7 +54,7 @@ extern "C" {
 
 #define STI_STORAGE_ID    "streamit.storage"
 #define STI_STORAGE_MAJOR 0
-#define STI_STORAGE_MINOR 1
+#define STI_STORAGE_MINOR 2
 
 #define STI_STORAGE_DURABLE 0x1u /* survives a restart, and synced ends are true: needs `sync` */
 #define STI_STORAGE_FILES   0x2u /* slices carry file descriptors */
@@ -201,6 +201,14 @@ struct sti_storage_usage {
     uint64_t open_files, maps;
 };
 
+/* The room that an instance has, for the owner's decision when to stop taking appends. */
+struct sti_storage_space {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t total_bytes; /* size of its file system, or the bound of a memory engine */
+    uint64_t free_bytes;  /* of those, what this process may still use */
+};
+
 /* The vtable. Slots marked optional may be NULL; all others are required. */
 struct sti_storage {
     struct sti_iface iface; /* id STI_STORAGE_ID */
@@ -264,6 +272,11 @@ struct sti_storage {
                     size_t len, struct sti_err *err);
     int (*blob_get)(struct sti_storage_partition *part, const char *name, void **data, size_t *len,
                     struct sti_err *err);
+    /* Optional, since 0.2: how much room there is now. Cheap, since it is asked about once a second
+     * and more often while the room shrinks; an engine that is told so that it has little may give
+     * back what it holds in reserve. Any executor thread, also several at once.
+     * @return STI_OK, STI_E_IO */
+    int (*space)(void *self, struct sti_storage_space *out, struct sti_err *err);
 };
 
 /* The vtable behind a binding. */
