@@ -420,6 +420,22 @@ static int call_end(struct sti_topic_change *call, int rc, const struct sti_err 
     return STI_OK;
 }
 
+/* A topic stays where it was made, also when the node's default moves on: the instance becomes a
+ * setting of its own. The rows have room for it. @return their number */
+static uint32_t settings_pin(const struct broker *broker, struct cat_setting *settings,
+                             uint32_t count)
+{
+    static char key[] = "storage";
+    for (uint32_t i = 0; i < count; i++) {
+        if (strcmp(settings[i].key, key) == 0) {
+            return count;
+        }
+    }
+    settings[count] = (struct cat_setting){
+        .key = key, .value = (char *)(uintptr_t)broker->conf->defaults.storage};
+    return count + 1;
+}
+
 static int create_check(struct broker *broker, struct sti_topic_change *call,
                         const struct cat_setting *settings, struct sti_err *err)
 {
@@ -467,6 +483,7 @@ int brk_create_topic(void *self, struct sti_topic_change *call, struct sti_err *
     } else if (rc == STI_OK) {
         uint8_t id[16];
         size_t len = 0;
+        uint32_t count = settings_pin(broker, settings, call->config_count);
         broker->host->random(broker->host->ctx, id, sizeof id);
         id[6] = (uint8_t)((id[6] & 0x0f) | 0x40); /* RFC 4122 version 4 */
         id[8] = (uint8_t)((id[8] & 0x3f) | 0x80);
@@ -476,7 +493,7 @@ int brk_create_topic(void *self, struct sti_topic_change *call, struct sti_err *
                                     .replication = call->replication,
                                     .leader = broker->host->node->node_id,
                                     .settings = settings,
-                                    .setting_count = call->config_count};
+                                    .setting_count = count};
         uint8_t *command = cat_encode_create(&create, &len);
         rc = change_propose(broker, call, id, command, len, false, &why);
     }

@@ -91,6 +91,7 @@ struct broker {
     struct catalog catalog;
     bool booted;                  /* @locks admin_mu: observers act at once */
     struct brk_change *deletions; /* @locks admin_mu: calls that wait for a purge */
+    struct sti_err anew;          /* of anew.c: set once, before any partition is opened */
 
     struct brk_table_shard table[BRK_SHARDS];
     struct brk_parked_shard parked[BRK_SHARDS];
@@ -335,6 +336,10 @@ bool brk_close_all(struct broker *broker, uint32_t deadline_ms);
 /* Without memory for a change that was committed the node cannot go on truthfully: says so and
  * ends. */
 _Noreturn void brk_fatal(struct broker *broker, const char *what);
+
+/* anew.c: raise the leader epochs of topics on storage that forgets, and wait for it. A failure is
+ * left in broker->anew: those topics stay offline. */
+void brk_anew(struct broker *broker);
 
 /* retention.c */
 void brk_retention_start(struct broker *broker);

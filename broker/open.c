@@ -121,6 +121,12 @@ static int open_storage(struct brk_partition *part, struct sti_storage_partition
                            "delete the topic",
                            part->topic, part->index, part->values.storage);
     }
+    if ((vt->iface.caps & STI_STORAGE_DURABLE) == 0 && part->broker->anew.code != STI_OK) {
+        return sti_err_set(err, part->broker->anew.code,
+                           "%s-%d: its log began anew, and its leader epoch could not be raised: "
+                           "%.120s",
+                           part->topic, part->index, part->broker->anew.msg);
+    }
     args.flags = STI_STORAGE_CREATE;
     sti_err_clear(err);
     return vt->open(part->storage.self, &args, store, state, err);

@@ -152,6 +152,7 @@ static int broker_start(void *self, struct sti_err *err)
     if (rc != STI_OK) {
         return rc;
     }
+    brk_anew(broker);
     brk_boot(broker);
     brk_retention_start(broker);
     atomic_store(&broker->state, BRK_SERVING);

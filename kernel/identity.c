@@ -19,7 +19,7 @@ enum { TEXT_BYTES_MAX = 512 };
 
 static const char checksum_key[] = "crc32=";
 
-static uint32_t crc32_of(const char *bytes, size_t len)
+uint32_t krn_identity_sum(const char *bytes, size_t len)
 {
     uint32_t crc = 0xffffffffu;
     for (size_t i = 0; i < len; i++) {
@@ -143,7 +143,7 @@ static int parse(const char *data_dir, const char *text, int32_t node_id, struct
     if (sum_at == NULL || !value_of(sum_at, checksum_key, value, sizeof value)) {
         return damaged(data_dir, "no checksum", err);
     }
-    uint32_t sum = crc32_of(text, (size_t)(sum_at - text));
+    uint32_t sum = krn_identity_sum(text, (size_t)(sum_at - text));
     uint32_t said = (uint32_t)strtoul(value, NULL, 16);
     if (sum != said) {
         char what[80];
@@ -197,7 +197,7 @@ static int write_new(const char *data_dir, int dir_fd, int32_t node_id, struct k
     out->created = 1;
     int len = snprintf(text, sizeof text, "format_version=%d\ncluster_id=%s\nnode_id=%" PRId32 "\n",
                        KRN_IDENTITY_FORMAT, out->cluster_id, node_id);
-    uint32_t sum = crc32_of(text, (size_t)len);
+    uint32_t sum = krn_identity_sum(text, (size_t)len);
     len += snprintf(text + len, sizeof text - (size_t)len, "%s%08" PRIx32 "\n", checksum_key, sum);
     int fd = openat(dir_fd, "identity.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
     int cause = fd < 0 ? errno : STI_FAULT("identity.before_write");

@@ -19,6 +19,9 @@
 #ifndef STREAMIT_KERNEL_IDENTITY_H
 #define STREAMIT_KERNEL_IDENTITY_H
 
+#include <stddef.h>
+#include <stdint.h>
+
 #include "streamit/status.h"
 
 enum { KRN_IDENTITY_FORMAT = 1, KRN_CLUSTER_ID_LEN = 32 };
@@ -32,6 +35,8 @@ struct krn_identity {
 
 int krn_identity_open(const char *data_dir, int32_t node_id, struct krn_identity *out,
                       struct sti_err *err);
+/* The checksum of such small texts: CRC-32 as of zip and Ethernet. */
+uint32_t krn_identity_sum(const char *bytes, size_t len);
 /* Let the folder go. The files stay. */
 void krn_identity_close(struct krn_identity *identity);
 

@@ -11,6 +11,7 @@
 #include <apr_general.h>
 #include <apr_strings.h>
 
+#include "kernel/engine.h"
 #include "kernel/node_internal.h"
 
 /* ---- options of group `node` --------------------------------------------------------------- */
@@ -351,6 +352,32 @@ static int take_data_dir(struct krn_node *node, struct sti_err *err)
     return STI_OK;
 }
 
+static int check_engines(struct krn_node *node, struct sti_err *err)
+{
+    size_t count = node->registry.count;
+    const struct krn_engine **engines = apr_pcalloc(node->pool, (count + 1) * sizeof *engines);
+    for (size_t i = 0; i < count; i++) {
+        const struct krn_instance *item = node->registry.items[i];
+        struct krn_engine *engine = apr_pcalloc(node->pool, sizeof *engine);
+        *engine = (struct krn_engine){.instance = item->name, .engine = item->plugin.desc->name};
+        engines[i] = engine;
+    }
+    return krn_engine_check(node->data_dir, engines, count, err);
+}
+
+/* The folder of an instance that serves says from now on whose it is. When it cannot be written
+ * (a full disk), the next start tries again. */
+static void note_engine(void *arg, const struct krn_instance *item)
+{
+    struct krn_node *node = arg;
+    struct sti_err err = {0};
+    const struct krn_engine engine = {.instance = item->name, .engine = item->plugin.desc->name};
+    if (krn_engine_note(node->data_dir, &engine, &err) != STI_OK) {
+        krn_log_event(node->args.log, STI_LOG_WARN, "engine_not_noted", err.msg,
+                      STI_F_STR("instance", item->name));
+    }
+}
+
 int krn_node_start(struct krn_node *node, struct sti_err *err)
 {
     int status = prepare(node, err);
@@ -361,10 +388,15 @@ int krn_node_start(struct krn_node *node, struct sti_err *err)
         return status;
     }
     status = take_data_dir(node, err);
+    if (status == STI_OK) {
+        status = check_engines(node, err);
+    }
     if (status != STI_OK) {
         krn_lifecycle_destroy(&node->life);
         return status;
     }
+    node->life.started = note_engine;
+    node->life.started_arg = node;
     status = krn_lifecycle_start(&node->life, err);
     if (status != STI_OK) {
         return status;

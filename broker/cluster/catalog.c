@@ -278,6 +278,25 @@ static int apply_purged(struct catalog *cat, const Streamit__Internal__TopicPurg
     return STI_OK;
 }
 
+static int apply_raise(struct catalog *cat, const Streamit__Internal__RaiseEpochs *c)
+{
+    for (size_t i = 0; i < c->n_topic_ids; i++) {
+        struct cat_topic *topic = find_live(cat, &c->topic_ids[i]);
+        bool raised = false;
+        for (int32_t k = 0; topic != NULL && k < topic->partition_count; k++) {
+            struct cat_partition *part = &topic->partitions[k];
+            if (part->leader == c->leader && part->leader_epoch < INT32_MAX) {
+                part->leader_epoch++;
+                raised = true;
+            }
+        }
+        if (raised) {
+            cat->observer->altered(cat->observer_ctx, topic);
+        }
+    }
+    return STI_OK;
+}
+
 int cat_apply(struct catalog *cat, const void *command, size_t len, struct sti_err *err)
 {
     int rc;
@@ -300,6 +319,8 @@ int cat_apply(struct catalog *cat, const void *command, size_t len, struct sti_e
         rc = apply_delete(cat, c->delete_topic, err);
     } else if (c->command_case == STREAMIT__INTERNAL__COMMAND__COMMAND_TOPIC_PURGED) {
         rc = apply_purged(cat, c->topic_purged);
+    } else if (c->command_case == STREAMIT__INTERNAL__COMMAND__COMMAND_RAISE_EPOCHS) {
+        rc = apply_raise(cat, c->raise_epochs);
     } else {
         rc = sti_err_set(err, STI_E_UNSUPPORTED,
                          "a cluster command of a kind that this broker does not know: upgrade "

@@ -95,5 +95,7 @@ uint8_t *cat_encode_alter(const uint8_t id[16], int32_t partitions, int32_t more
                           const struct cat_setting *settings, uint32_t count, size_t *len);
 uint8_t *cat_encode_delete(const uint8_t id[16], size_t *len);
 uint8_t *cat_encode_purged(const uint8_t id[16], size_t *len);
+/* The leader epochs of the partitions of these topics that `leader` leads grow by one. */
+uint8_t *cat_encode_raise(const uint8_t *const *ids, uint32_t count, int32_t leader, size_t *len);
 
 #endif /* STREAMIT_BROKER_CATALOG_H */

@@ -142,3 +142,25 @@ uint8_t *cat_encode_purged(const uint8_t id[16], size_t *len)
     command.topic_purged = &purged;
     return pack(&command, len);
 }
+
+uint8_t *cat_encode_raise(const uint8_t *const *ids, uint32_t count, int32_t leader, size_t *len)
+{
+    Streamit__Internal__Command command = STREAMIT__INTERNAL__COMMAND__INIT;
+    Streamit__Internal__RaiseEpochs raise = STREAMIT__INTERNAL__RAISE_EPOCHS__INIT;
+    uint8_t *data = NULL;
+    ProtobufCBinaryData *rows = calloc(count + 1u, sizeof *rows);
+    if (rows != NULL) {
+        for (uint32_t i = 0; i < count; i++) {
+            rows[i] = id_bytes(ids[i]);
+        }
+        raise.n_topic_ids = count;
+        raise.topic_ids = rows;
+        raise.leader = leader;
+        command.version = CAT_VERSION;
+        command.command_case = STREAMIT__INTERNAL__COMMAND__COMMAND_RAISE_EPOCHS;
+        command.raise_epochs = &raise;
+        data = pack(&command, len);
+    }
+    free(rows);
+    return data;
+}

@@ -67,6 +67,67 @@ static void test_lost_memory(void **state)
     assert_int_equal(fix_produce(fix, "t", 0, 1), 0);
 }
 
+/* What it was made of is told by the epoch: a caller with the old one is refused, whatever offset
+ * it asks for. */
+static void test_memory_raises_the_epoch(void **state)
+{
+    struct fixture *fix = *state;
+    struct fetch_call f;
+    fix->fs->vtable.iface.caps = 0;
+    assert_int_equal(fix_create(fix, "t", 2, NULL, NULL), STI_OK);
+    fix_produce(fix, "t", 0, 5);
+    assert_int_equal(fix_partition(fix, "t", 0).leader_epoch, 0);
+    for (int32_t epoch = 1; epoch <= 2; epoch++) {
+        if (epoch == 2) {
+            fm_compact(fix->fm); /* the same from a snapshot */
+        }
+        fix_stop(fix);
+        fs_lose(fix->fs, "t", 0);
+        fs_lose(fix->fs, "t", 1);
+        fix_start(fix);
+        assert_int_equal(fix_partition(fix, "t", 0).leader_epoch, epoch);
+        assert_int_equal(fix_partition(fix, "t", 1).leader_epoch, epoch);
+        assert_int_equal(test_host_logged(fix->th, "epochs_raised"), (unsigned)epoch);
+    }
+    fetch_init(&f, 0);
+    fetch_add(&f, "t", 0, 5);
+    fetch_send(fix, &f);
+    assert_int_equal(f.rows[0].status, STI_E_OFFSET_OUT_OF_RANGE);
+    fetch_fini(&f);
+    assert_int_equal(fix_produce(fix, "t", 0, 9), 0);
+    fetch_init(&f, 0);
+    fetch_add(&f, "t", 0, 5); /* there again, and another record */
+    f.rows[0].leader_epoch = 0;
+    fetch_send(fix, &f);
+    assert_int_equal(f.rows[0].status, STI_E_STALE_EPOCH);
+    assert_int_equal(f.rows[0].slice_count, 0);
+    fetch_fini(&f);
+}
+
+/* A durable log goes on, and so does its epoch: nothing is committed at its start. */
+static void test_durable_keeps_the_epoch(void **state)
+{
+    struct fixture *fix = *state;
+    assert_int_equal(fix_create(fix, "t", 1, NULL, NULL), STI_OK);
+    fix_produce(fix, "t", 0, 5);
+    fix_restart(fix);
+    assert_int_equal(fix_partition(fix, "t", 0).leader_epoch, 0);
+    assert_int_equal(test_host_logged(fix->th, "epochs_raised"), 0);
+}
+
+/* A topic stays where it was made, also when the node's default names another instance. */
+static void test_a_topic_stays_on_its_storage(void **state)
+{
+    struct fixture *fix = *state;
+    assert_int_equal(fix_create(fix, "t", 1, NULL, NULL), STI_OK);
+    fix_produce(fix, "t", 0, 5);
+    fix_stop(fix);
+    fix->conf.defaults.storage = "elsewhere";
+    fix_start(fix);
+    assert_int_equal(fix_partition(fix, "t", 0).status, STI_OK);
+    assert_int_equal(fix_partition(fix, "t", 0).high_watermark, 5);
+}
+
 /* Created in the log, but the node died before the storage was made, or before that was noted. */
 static void test_unfinished_creation(void **state)
 {
@@ -183,9 +244,18 @@ static void test_many_topics(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(log_is_there_again),  TEST(lost_partition),         TEST(lost_memory),
-        TEST(unfinished_creation), TEST(unfinished_growth),      TEST(unfinished_deletion),
-        TEST(damaged_is_readable), TEST(metadata_does_not_open), TEST(many_topics),
+        TEST(log_is_there_again),
+        TEST(lost_partition),
+        TEST(lost_memory),
+        TEST(unfinished_creation),
+        TEST(unfinished_growth),
+        TEST(unfinished_deletion),
+        TEST(damaged_is_readable),
+        TEST(metadata_does_not_open),
+        TEST(many_topics),
+        TEST(memory_raises_the_epoch),
+        TEST(durable_keeps_the_epoch),
+        TEST(a_topic_stays_on_its_storage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -122,6 +122,31 @@ static void test_created(void **state)
     assert_int_equal(apply(cat, bytes, len, &err), STI_E_UNKNOWN_TOPIC);
 }
 
+static void test_raise(void **state)
+{
+    struct catalog *cat = *state;
+    struct sti_err err;
+    size_t len;
+    static const uint8_t gone[16] = {9};
+    const uint8_t *ids[] = {id_a, gone, id_b};
+    assert_int_equal(create(cat, "a", id_a, 2, &err), STI_OK);
+    assert_int_equal(create(cat, "b", id_b, 1, &err), STI_OK);
+    int32_t leader = cat_find(cat, "a")->partitions[0].leader;
+    unsigned before = altered;
+    uint8_t *bytes = cat_encode_raise(ids, 3, leader, &len);
+    assert_int_equal(apply(cat, bytes, len, &err), STI_OK);
+    assert_int_equal(cat_find(cat, "a")->partitions[0].leader_epoch, 1);
+    assert_int_equal(cat_find(cat, "a")->partitions[1].leader_epoch, 1);
+    assert_int_equal(cat_find(cat, "b")->partitions[0].leader_epoch, 1);
+    assert_int_equal(altered, before + 2);
+    bytes = cat_encode_raise(ids, 1, leader + 1, &len); /* another node's are not touched */
+    assert_int_equal(apply(cat, bytes, len, &err), STI_OK);
+    assert_int_equal(cat_find(cat, "a")->partitions[0].leader_epoch, 1);
+    bytes = cat_encode_raise(ids, 0, leader, &len);
+    assert_int_equal(apply(cat, bytes, len, &err), STI_OK);
+    assert_int_equal(altered, before + 2);
+}
+
 static int alter(struct catalog *cat, const uint8_t id[16], int32_t partitions, int32_t more,
                  const char *key, const char *value, struct sti_err *err)
 {
@@ -363,6 +388,7 @@ int main(void)
         TEST(create),
         TEST(created),
         TEST(alter),
+        TEST(raise),
         TEST(delete_and_purge),
         TEST(snapshot),
         TEST(damaged_snapshots),
