@@ -17,8 +17,8 @@ static bool ends_with(const char *text, const char *suffix)
 /* Names that are ours, or that could be taken for a path, are no blobs. */
 static bool name_ok(const char *name)
 {
-    static const char *const taken[] = {SMM_FILE_META, SMM_FILE_RECOVERY, SMM_FILE_LOG_START,
-                                        SMM_FILE_TRUNCATION};
+    static const char *const taken[] = {STI_FILE_META, STI_FILE_RECOVERY, STI_FILE_LOG_START,
+                                        STI_FILE_TRUNCATION};
     static const char *const suffixes[] = {".log", ".index", ".timeindex", ".swap", ".tmp"};
     size_t len = strlen(name);
     if (len < 1 || len > BLOB_NAME_MAX || name[0] == '.' ||

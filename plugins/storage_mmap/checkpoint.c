@@ -1,21 +1,12 @@
 /* checkpoint.c -- the small text files of a partition, each replaced as a whole.
  *
- *     partition.metadata         version: 0
- *                                topic_id: <32 hex>
- *     recovery-point             1
- *                                <recovery point> <boot id or ->
- *                                clean <end> <base> <size> <timestamp> <epoch>    or: dirty
- *                                <CRC-32C of the lines above, 8 hex>
- *     log-start-offset           0
- *     and truncation             <offset>
- *
- * A file is written under a temporary name, synced, and renamed over the old one, so that a reader
- * finds the old or the new text, never a mixture. One that cannot be understood counts as absent:
- * each of them only saves work, or (the metadata) is checked against what the caller knows.
+ * Their texts are those of streamit/log_files.h. A file is written under a temporary name, synced,
+ * and renamed over the old one, so that a reader finds the old or the new text, never a mixture.
+ * One that cannot be understood counts as absent: each of them only saves work, or (the metadata)
+ * is checked against what the caller knows.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,67 +121,11 @@ int smm_small_read(int dir_fd, const char *name, size_t max, char **data, size_t
     return 0;
 }
 
-/* Step over `word`, if the text goes on with it. */
-static bool take_word(const char **text, const char *word)
-{
-    size_t len = strlen(word);
-    if (strncmp(*text, word, len) != 0) {
-        return false;
-    }
-    *text += len;
-    return true;
-}
-
-/* Read a decimal number, and step over it and the one character that must stand behind it.
- * @return false for anything else, and for a number that is not from `min` to `max` */
-static bool take_number(const char **text, char behind, int64_t min, int64_t max, int64_t *out)
-{
-    char *end = NULL;
-    if (**text != '-' && (**text < '0' || **text > '9')) {
-        return false; /* strtoll would pass over spaces and newlines */
-    }
-    errno = 0;
-    long long value = strtoll(*text, &end, 10);
-    if (errno != 0 || *end != behind || value < min || value > max) {
-        return false;
-    }
-    *text = end + 1;
-    *out = value;
-    return true;
-}
-
-/* The value of a lower case hexadecimal digit, or -1. */
-static int hex_value(char digit)
-{
-    const char *digits = "0123456789abcdef";
-    const char *found = digit == '\0' ? NULL : strchr(digits, digit);
-    return found == NULL ? -1 : (int)(found - digits);
-}
-
-/* Read `len` bytes of two hexadecimal digits each. */
-static bool take_hex(const char **text, uint8_t *out, size_t len)
-{
-    for (size_t i = 0; i < len; i++) {
-        int high = hex_value((*text)[0]);
-        int low = high < 0 ? -1 : hex_value((*text)[1]);
-        if (low < 0) {
-            return false;
-        }
-        out[i] = (uint8_t)(high << 4 | low);
-        *text += 2;
-    }
-    return true;
-}
-
 int smm_meta_write(int dir_fd, const uint8_t topic_id[16])
 {
     char text[80];
-    int n = snprintf(text, sizeof text, "version: 0\ntopic_id: ");
-    for (unsigned i = 0; i < 16; i++) {
-        n += snprintf(text + n, sizeof text - (size_t)n, "%02x", topic_id[i]);
-    }
-    n += snprintf(text + n, sizeof text - (size_t)n, "\n");
-    return smm_small_write(dir_fd, SMM_FILE_META, text, (size_t)n, true);
+    int n = sti_meta_format(text, sizeof text, topic_id);
+    return smm_small_write(dir_fd, STI_FILE_META, text, (size_t)n, true);
 }
 
 /* @return 0; ENOENT; EPROTO for text that is not ours; EPROTONOSUPPORT for a newer version */
@@ -198,49 +133,29 @@ int smm_meta_read(int dir_fd, uint8_t topic_id[16])
 {
     char *text;
     size_t len;
-    int rc = smm_small_read(dir_fd, SMM_FILE_META, 4096, &text, &len);
+    int rc = smm_small_read(dir_fd, STI_FILE_META, STI_SMALL_FILE_MAX, &text, &len);
     if (rc != 0) {
         return rc == EFBIG ? EPROTO : rc;
     }
-    const char *next = text;
-    int64_t version = 0;
-    uint8_t id[16];
-    if (!take_word(&next, "version: ") || !take_number(&next, '\n', 0, INT64_MAX, &version)) {
-        rc = EPROTO;
-    } else if (version != 0) {
-        rc = EPROTONOSUPPORT;
-    } else if (!take_word(&next, "topic_id: ") || !take_hex(&next, id, sizeof id)) {
-        rc = EPROTO;
-    } else {
-        memcpy(topic_id, id, sizeof id);
-    }
+    int parsed = sti_meta_parse(text, len, topic_id, NULL, NULL);
     free(text);
-    return rc;
+    return parsed == STI_OK ? 0 : parsed == STI_E_UNSUPPORTED ? EPROTONOSUPPORT : EPROTO;
 }
 
 /* @param sync  false: to note this boot, which may be lost with it
  * @locks part->side_mu held, except while the partition is opened */
-int smm_checkpoint_write(struct sti_storage_partition *part, const struct smm_checkpoint *point,
+int smm_checkpoint_write(struct sti_storage_partition *part, const struct sti_recovery_point *point,
                          bool sync)
 {
     char text[320];
-    const char *boot = part->store->boot_id[0] != '\0' ? part->store->boot_id : "-";
-    int n = snprintf(text, sizeof text, "1\n%" PRId64 " %s\n", point->recovery_point, boot);
-    if (point->clean) {
-        n += snprintf(text + n, sizeof text - (size_t)n,
-                      "clean %" PRId64 " %" PRId64 " %" PRIu32 " %" PRId64 " %" PRId32 "\n",
-                      point->written_end, point->active_base, point->active_size,
-                      point->max_timestamp, point->last_epoch);
-    } else {
-        n += snprintf(text + n, sizeof text - (size_t)n, "dirty\n");
-    }
-    uint32_t crc = sti_crc32c(0, text, (size_t)n);
-    n += snprintf(text + n, sizeof text - (size_t)n, "%08" PRIx32 "\n", crc);
+    struct sti_recovery_point noted = *point;
+    memcpy(noted.boot_id, part->store->boot_id, sizeof noted.boot_id);
+    int n = sti_recovery_point_format(text, sizeof text, &noted);
     int dir_fd = smm_part_dir(part);
     if (dir_fd < 0) {
         return errno;
     }
-    int rc = smm_small_write(dir_fd, SMM_FILE_RECOVERY, text, (size_t)n, sync);
+    int rc = smm_small_write(dir_fd, STI_FILE_RECOVERY, text, (size_t)n, sync);
     (void)close(dir_fd);
     if (rc == 0) {
         part->recovery_point = point->recovery_point;
@@ -249,81 +164,25 @@ int smm_checkpoint_write(struct sti_storage_partition *part, const struct smm_ch
     return rc;
 }
 
-/* Does the text end with its own checksum? */
-static bool checksum_holds(const char *text, size_t len)
-{
-    uint8_t stored[4];
-    if (len < 9 || text[len - 1] != '\n') {
-        return false;
-    }
-    const char *hex = text + len - 9;
-    if (!take_hex(&hex, stored, sizeof stored)) {
-        return false;
-    }
-    uint32_t crc = (uint32_t)stored[0] << 24 | (uint32_t)stored[1] << 16 |
-                   (uint32_t)stored[2] << 8 | stored[3];
-    return sti_crc32c(0, text, len - 9) == crc;
-}
-
-/* Step over the boot id and the end of its line. */
-static bool take_boot_id(const char **text, char out[37])
-{
-    size_t len = strspn(*text, "0123456789abcdef-");
-    if (len == 0 || len > 36 || (*text)[len] != '\n') {
-        return false;
-    }
-    memcpy(out, *text, len);
-    out[len] = '\0';
-    *text += len + 1;
-    return true;
-}
-
-/* The line that an orderly end leaves. */
-static bool take_clean(const char **text, struct smm_checkpoint *out)
-{
-    int64_t size = 0, epoch = 0;
-    bool ok = take_number(text, ' ', 0, INT64_MAX, &out->written_end) &&
-              take_number(text, ' ', 0, INT64_MAX, &out->active_base) &&
-              take_number(text, ' ', 0, UINT32_MAX, &size) &&
-              take_number(text, ' ', INT64_MIN, INT64_MAX, &out->max_timestamp) &&
-              take_number(text, '\n', INT32_MIN, INT32_MAX, &epoch);
-    out->active_size = (uint32_t)size;
-    out->last_epoch = (int32_t)epoch;
-    return ok;
-}
-
 /* @return false when there is none, or none that can be believed: *point then says 0 and not clean
  */
-bool smm_checkpoint_read(int dir_fd, struct smm_checkpoint *point)
+bool smm_checkpoint_read(int dir_fd, struct sti_recovery_point *point)
 {
-    memset(point, 0, sizeof *point);
-    point->last_epoch = -1;
-    point->max_timestamp = -1;
     char *text;
     size_t len;
-    if (smm_small_read(dir_fd, SMM_FILE_RECOVERY, 4096, &text, &len) != 0) {
+    *point = (struct sti_recovery_point){.last_epoch = -1, .max_timestamp = -1};
+    if (smm_small_read(dir_fd, STI_FILE_RECOVERY, STI_SMALL_FILE_MAX, &text, &len) != 0) {
         return false;
     }
-    struct smm_checkpoint got = *point;
-    const char *next = text;
-    bool ok = checksum_holds(text, len) && take_word(&next, "1\n") &&
-              take_number(&next, ' ', 0, INT64_MAX, &got.recovery_point) &&
-              take_boot_id(&next, got.boot_id);
-    if (ok && take_word(&next, "clean ")) {
-        got.clean = take_clean(&next, &got);
-        ok = got.clean;
-    }
+    bool ok = sti_recovery_point_parse(text, len, point, NULL, NULL) == STI_OK;
     free(text);
-    if (ok) {
-        *point = got;
-    }
     return ok;
 }
 
 int smm_offset_write(int dir_fd, const char *name, int64_t offset)
 {
     char text[40];
-    int n = snprintf(text, sizeof text, "0\n%" PRId64 "\n", offset);
+    int n = sti_offset_format(text, sizeof text, offset);
     return smm_small_write(dir_fd, name, text, (size_t)n, true);
 }
 
@@ -331,15 +190,10 @@ bool smm_offset_read(int dir_fd, const char *name, int64_t *offset)
 {
     char *text;
     size_t len;
-    if (smm_small_read(dir_fd, name, 4096, &text, &len) != 0) {
+    if (smm_small_read(dir_fd, name, STI_SMALL_FILE_MAX, &text, &len) != 0) {
         return false;
     }
-    const char *next = text;
-    int64_t value = -1;
-    bool ok = take_word(&next, "0\n") && take_number(&next, '\n', 0, INT64_MAX, &value);
+    bool ok = sti_offset_parse(text, len, offset, NULL, NULL) == STI_OK;
     free(text);
-    if (ok) {
-        *offset = value;
-    }
     return ok;
 }

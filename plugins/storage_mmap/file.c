@@ -340,14 +340,14 @@ static int open_files(struct sti_storage_partition *part, int64_t base_offset, i
     if (dir_fd < 0) {
         return errno;
     }
-    smm_segment_name(name, base_offset, ".log");
+    sti_log_name(name, base_offset, ".log");
     *log_fd = openat(dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (*log_fd < 0 && (errno == EROFS || errno == EACCES)) {
         *log_fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     }
     int rc = *log_fd < 0 ? errno : 0;
     if (rc == 0) {
-        smm_segment_name(name, base_offset, ".index");
+        sti_log_name(name, base_offset, ".index");
         *index_fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
     }
     (void)close(dir_fd);

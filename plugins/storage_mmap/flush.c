@@ -207,7 +207,7 @@ static void advance_recovery_point(struct sti_storage_partition *part)
     bool due = point > part->recovery_point && !part->damaged && !part->poisoned;
     pthread_mutex_unlock(&part->mu);
     if (due) {
-        struct smm_checkpoint checkpoint = {.recovery_point = point};
+        struct sti_recovery_point checkpoint = {.recovery_point = point};
         pthread_mutex_lock(&part->side_mu);
         int rc = smm_checkpoint_write(part, &checkpoint, true);
         pthread_mutex_unlock(&part->side_mu);

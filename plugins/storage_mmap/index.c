@@ -1,15 +1,10 @@
-/* index.c -- the sparse indexes of a segment, in Kafka's layout, and the walk over batch headers.
+/* index.c -- the sparse indexes of a segment, and the walk over batch headers.
  *
- *     .index       0  4  last offset of a batch, relative to the segment's base
- *                  4  4  position of that batch; big-endian, one entry each interval
- *     .timeindex   0  8  largest batch timestamp so far (ms)
- *                  8  4  last offset of the batch that has it, relative
- *
- * Entries of the active segment gather in memory and go to the files in runs, at a roll and at
- * close. An index says where to begin to look, never what is there: whoever uses an entry checks it
- * against the header that it points to. A closed segment's index is looked at when it is first
- * needed, and built anew from the headers when it is missing, cut or too short. An entry that could
- * not be kept (memory, disk full) only makes later walks longer.
+ * Entries (streamit/log_files.h) of the active segment gather in memory and go to the files in
+ * runs, at a roll and at close. An index says where to begin to look, never what is there: whoever
+ * uses an entry checks it against the header that it points to. A closed segment's index is looked
+ * at when it is first needed, and built anew from the headers when it is missing, cut or too short.
+ * An entry that could not be kept (memory, disk full) only makes later walks longer.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,71 +18,26 @@
 
 enum { PENDING_FIRST = 8, PENDING_MAX = 128, SHORT_FACTOR = 4 };
 
-static void put_u32(uint8_t *out, uint32_t value)
-{
-    for (unsigned i = 0; i < 4; i++) {
-        out[i] = (uint8_t)(value >> (24 - 8 * i));
-    }
-}
-
-static uint32_t get_u32(const uint8_t *in)
-{
-    return (uint32_t)in[0] << 24 | (uint32_t)in[1] << 16 | (uint32_t)in[2] << 8 | in[3];
-}
-
-static void put_i64(uint8_t *out, int64_t value)
-{
-    put_u32(out, (uint32_t)((uint64_t)value >> 32));
-    put_u32(out + 4, (uint32_t)(uint64_t)value);
-}
-
-static int64_t get_i64(const uint8_t *in)
-{
-    return (int64_t)((uint64_t)get_u32(in) << 32 | get_u32(in + 4));
-}
-
 /* ---- walking ------------------------------------------------------------------------------- */
+
+static int walk_read(void *ctx, void *buf, size_t len, uint64_t pos, size_t *got)
+{
+    const struct smm_walk *walk = ctx;
+    return smm_pread(walk->fd, buf, len, pos, walk->nowait, got);
+}
 
 void smm_walk_init(struct smm_walk *walk, int fd, uint64_t limit, bool nowait)
 {
     walk->fd = fd;
     walk->nowait = nowait;
-    walk->limit = limit;
-    walk->buf_pos = 0;
-    walk->buf_len = 0;
+    sti_log_walk_init(&walk->log, walk_read, walk, walk->buf, sizeof walk->buf, limit);
 }
 
-/* Decode the header at `pos`, where a batch begins.
- * @return STI_OK; STI_E_END at the limit; STI_E_WOULD_BLOCK; STI_E_DATA_LOSS (no batch there, or
- * one that passes the limit); STI_E_IO */
+/* Decode the header at `pos`, where a batch begins. @return as sti_log_walk_header */
 int smm_walk_header(struct smm_walk *walk, uint64_t pos, struct sti_batch_header *out,
                     struct sti_err *err)
 {
-    if (pos >= walk->limit) {
-        return STI_E_END;
-    }
-    if (pos < walk->buf_pos || pos + STI_BATCH_HEADER_LEN > walk->buf_pos + walk->buf_len) {
-        uint64_t left = walk->limit - pos;
-        size_t want = left < sizeof walk->buf ? (size_t)left : sizeof walk->buf;
-        int rc = smm_pread(walk->fd, walk->buf, want, pos, walk->nowait, &walk->buf_len);
-        walk->buf_pos = pos;
-        if (rc != 0) {
-            walk->buf_len = 0;
-            if (rc == EAGAIN) {
-                return STI_E_WOULD_BLOCK;
-            }
-            sti_err_set(err, STI_E_IO, "read a header at position %" PRIu64 ": %s", pos,
-                        strerror(rc));
-            return STI_E_IO;
-        }
-    }
-    size_t at = (size_t)(pos - walk->buf_pos);
-    if (sti_batch_header_decode(walk->buf + at, walk->buf_len - at, out, NULL) != STI_OK ||
-        out->total_len > walk->limit - pos) {
-        sti_err_set(err, STI_E_DATA_LOSS, "no valid batch at position %" PRIu64, pos);
-        return STI_E_DATA_LOSS;
-    }
-    return STI_OK;
+    return sti_log_walk_header(&walk->log, pos, out, err);
 }
 
 /* ---- the writer's side --------------------------------------------------------------------- */
@@ -132,8 +82,8 @@ static void note_time(struct smm_index *index, int64_t base_offset)
         uint8_t *out =
             slot(&index->time_entries, &index->time_pending, &index->time_capacity, SMM_TIME_ENTRY);
         if (out != NULL) {
-            put_i64(out, index->max_timestamp);
-            put_u32(out + 8, (uint32_t)(index->max_timestamp_offset - base_offset));
+            sti_time_entry_put(out, index->max_timestamp,
+                               (uint32_t)(index->max_timestamp_offset - base_offset));
             index->last_time = index->max_timestamp;
         }
     }
@@ -151,8 +101,7 @@ void smm_index_note(struct smm_index *index, int64_t interval, int64_t base_offs
     if (index->since > (uint64_t)interval) {
         uint8_t *out = slot(&index->entries, &index->pending, &index->capacity, SMM_INDEX_ENTRY);
         if (out != NULL) {
-            put_u32(out, (uint32_t)(last_offset - base_offset));
-            put_u32(out + 4, pos);
+            sti_index_entry_put(out, (uint32_t)(last_offset - base_offset), pos);
             index->since = 0;
         }
         note_time(index, base_offset);
@@ -180,7 +129,7 @@ static int write_run(int fd, const uint8_t *data, size_t len, uint64_t pos)
 static int open_time_index(struct sti_storage_partition *part, int64_t base_offset, int flags)
 {
     char name[SMM_NAME_LEN];
-    smm_segment_name(name, base_offset, ".timeindex");
+    sti_log_name(name, base_offset, ".timeindex");
     int dir_fd = smm_part_dir(part);
     int fd = dir_fd < 0 ? -1 : openat(dir_fd, name, flags | O_CLOEXEC | O_NOFOLLOW, 0640);
     if (dir_fd >= 0) {
@@ -250,7 +199,7 @@ int smm_index_restart(struct sti_storage_partition *part, int64_t base_offset, s
     int rc = 0;
     int dir_fd = smm_part_dir(part);
     for (int i = 0; i < 2 && rc == 0; i++) {
-        smm_segment_name(name, base_offset, i == 0 ? ".index" : ".timeindex");
+        sti_log_name(name, base_offset, i == 0 ? ".index" : ".timeindex");
         int fd = dir_fd < 0 ? -1
                             : openat(dir_fd, name,
                                      O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
@@ -277,7 +226,7 @@ bool smm_index_resume(struct sti_storage_partition *part, const struct smm_segme
     bool ok = false;
     smm_index_init(&part->index);
     int dir_fd = smm_part_dir(part);
-    smm_segment_name(name, seg->base_offset, ".index");
+    sti_log_name(name, seg->base_offset, ".index");
     int fd = dir_fd < 0 ? -1 : openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     int time_fd = open_time_index(part, seg->base_offset, O_RDONLY);
     if (fd >= 0 && fstat(fd, &st) == 0 && st.st_size % SMM_INDEX_ENTRY == 0) {
@@ -285,17 +234,17 @@ bool smm_index_resume(struct sti_storage_partition *part, const struct smm_segme
         part->index.flushed = (uint32_t)(len / SMM_INDEX_ENTRY);
         ok = len == 0 ||
              (smm_pread(fd, last, SMM_INDEX_ENTRY, len - SMM_INDEX_ENTRY, false, &got) == 0 &&
-              got == SMM_INDEX_ENTRY && get_u32(last + 4) < seg->size);
-        part->index.since = seg->size - (len == 0 || !ok ? 0 : get_u32(last + 4));
+              got == SMM_INDEX_ENTRY && sti_index_entry_get(last).pos < seg->size);
+        part->index.since = seg->size - (len == 0 || !ok ? 0 : sti_index_entry_get(last).pos);
     }
     ok = ok && time_fd >= 0 && fstat(time_fd, &st) == 0 && st.st_size % SMM_TIME_ENTRY == 0;
     if (ok && st.st_size > 0) {
         ok = smm_pread(time_fd, last, SMM_TIME_ENTRY, (uint64_t)st.st_size - SMM_TIME_ENTRY, false,
                        &got) == 0 &&
-             got == SMM_TIME_ENTRY && get_i64(last) == max_timestamp;
+             got == SMM_TIME_ENTRY && sti_time_entry_get(last).timestamp == max_timestamp;
         part->index.time_flushed = (uint32_t)((uint64_t)st.st_size / SMM_TIME_ENTRY);
         part->index.max_timestamp = part->index.last_time = max_timestamp;
-        part->index.max_timestamp_offset = seg->base_offset + get_u32(last + 8);
+        part->index.max_timestamp_offset = seg->base_offset + sti_time_entry_get(last).rel_offset;
     } else {
         ok = ok && max_timestamp < 0;
     }
@@ -326,9 +275,10 @@ int smm_index_floor(int fd, uint32_t count, uint32_t key, bool by_pos, bool nowa
         if (rc != 0 || got != sizeof entry) {
             return rc == EAGAIN ? STI_E_WOULD_BLOCK : STI_E_IO;
         }
-        if (get_u32(by_pos ? entry + 4 : entry) <= key) {
-            *rel_offset = get_u32(entry);
-            *pos = get_u32(entry + 4);
+        struct sti_index_entry at = sti_index_entry_get(entry);
+        if ((by_pos ? at.pos : at.rel_offset) <= key) {
+            *rel_offset = at.rel_offset;
+            *pos = at.pos;
             low = mid + 1;
         } else {
             high = mid;
@@ -342,10 +292,10 @@ bool smm_index_floor_pending(const struct smm_index *index, uint32_t key, bool b
                              uint32_t *rel_offset, uint32_t *pos)
 {
     for (uint32_t i = index->pending; i > 0; i--) {
-        const uint8_t *entry = index->entries + (i - 1) * SMM_INDEX_ENTRY;
-        if (get_u32(by_pos ? entry + 4 : entry) <= key) {
-            *rel_offset = get_u32(entry);
-            *pos = get_u32(entry + 4);
+        struct sti_index_entry at = sti_index_entry_get(index->entries + (i - 1) * SMM_INDEX_ENTRY);
+        if ((by_pos ? at.pos : at.rel_offset) <= key) {
+            *rel_offset = at.rel_offset;
+            *pos = at.pos;
             return true;
         }
     }
@@ -366,10 +316,10 @@ static bool index_reaches(struct sti_storage_partition *part, struct smm_file *f
     (void)part;
     if (len % SMM_INDEX_ENTRY != 0 ||
         (len > 0 && smm_pread(file->index_fd, last, sizeof last, len - sizeof last, false, &got)) ||
-        got != sizeof last || get_u32(last + 4) >= size) {
+        got != sizeof last || sti_index_entry_get(last).pos >= size) {
         return false;
     }
-    uint64_t pos = get_u32(last + 4), far = pos + SHORT_FACTOR * (uint64_t)interval;
+    uint64_t pos = sti_index_entry_get(last).pos, far = pos + SHORT_FACTOR * (uint64_t)interval;
     smm_walk_init(&walk, file->log_fd, size, false);
     while (pos < far && pos < size) {
         if (smm_walk_header(&walk, pos, &header, NULL) != STI_OK) {
@@ -461,7 +411,7 @@ int smm_time_last(struct sti_storage_partition *part, int64_t base_offset, int64
     if (fd >= 0 && fstat(fd, &st) == 0 && st.st_size > 0 && st.st_size % SMM_TIME_ENTRY == 0 &&
         smm_pread(fd, last, sizeof last, (uint64_t)st.st_size - sizeof last, false, &got) == 0 &&
         got == sizeof last) {
-        *timestamp = get_i64(last);
+        *timestamp = sti_time_entry_get(last).timestamp;
     }
     if (fd >= 0) {
         (void)close(fd);
@@ -488,8 +438,9 @@ int smm_time_floor(struct sti_storage_partition *part, int64_t base_offset, int6
             low = 0;
             break;
         }
-        if (get_i64(entry) < timestamp) {
-            *offset = base_offset + get_u32(entry + 8);
+        struct sti_time_entry at = sti_time_entry_get(entry);
+        if (at.timestamp < timestamp) {
+            *offset = base_offset + at.rel_offset;
             low = mid + 1;
         } else {
             high = mid;

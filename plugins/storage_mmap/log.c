@@ -386,7 +386,7 @@ static int append_locked(struct sti_storage_partition *part, struct sti_storage_
         return rc;
     }
     if (!part->boot_noted) {
-        struct smm_checkpoint point = {.recovery_point = part->recovery_point};
+        struct sti_recovery_point point = {.recovery_point = part->recovery_point};
         pthread_mutex_lock(&part->side_mu);
         (void)smm_checkpoint_write(part, &point, false); /* else the next append tries again */
         pthread_mutex_unlock(&part->side_mu);

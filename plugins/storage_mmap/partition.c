@@ -224,7 +224,7 @@ static bool has_log(int dir_fd)
     struct dirent *entry;
     while (dir != NULL && !found && (entry = readdir(dir)) != NULL) {
         int64_t base_offset;
-        found = smm_segment_parse(entry->d_name, ".log", &base_offset);
+        found = sti_log_name_parse(entry->d_name, ".log", &base_offset);
     }
     if (dir != NULL) {
         (void)closedir(dir);
@@ -277,14 +277,14 @@ static int check_folder(struct sti_storage_partition *part, struct sti_err *err)
     int rc = smm_meta_read(dir_fd, topic_id);
     if (rc == EPROTONOSUPPORT) {
         status = sti_err_set(err, STI_E_UNSUPPORTED,
-                             "%s/" SMM_FILE_META ": written by a newer version", part->name);
+                             "%s/" STI_FILE_META ": written by a newer version", part->name);
     } else if (rc == ENOENT || rc == EPROTO) {
         if (rc == ENOENT && !has_log(dir_fd)) {
             status =
                 sti_err_set(err, STI_E_NOT_FOUND, "%s: there is no such partition", part->name);
         } else {
             sti_log(part->store->host, STI_LOG_WARN, "metadata_rewritten",
-                    "the file " SMM_FILE_META " was missing or garbled",
+                    "the file " STI_FILE_META " was missing or garbled",
                     STI_F_STR("partition", part->name));
             rc = smm_meta_write(dir_fd, part->topic_id);
             status = rc == 0 ? STI_OK
@@ -292,7 +292,7 @@ static int check_folder(struct sti_storage_partition *part, struct sti_err *err)
                                            strerror(rc));
         }
     } else if (rc != 0) {
-        status = sti_err_set(err, STI_E_IO, "%s/" SMM_FILE_META ": %s", part->name, strerror(rc));
+        status = sti_err_set(err, STI_E_IO, "%s/" STI_FILE_META ": %s", part->name, strerror(rc));
     } else if (memcmp(topic_id, part->topic_id, sizeof topic_id) != 0) {
         status = sti_err_set(err, STI_E_NOT_FOUND,
                              "%s: the folder belongs to another topic of that name", part->name);
@@ -379,13 +379,13 @@ static int settle(struct sti_storage_partition *part, struct sti_err *err)
         smm_segment_give_back(seg, file->log_fd);
         smm_file_unref(file);
     }
-    struct smm_checkpoint point = {.recovery_point = seg->base_offset,
-                                   .clean = true,
-                                   .written_end = part->written_end,
-                                   .active_base = seg->base_offset,
-                                   .active_size = seg->size,
-                                   .max_timestamp = part->index.max_timestamp,
-                                   .last_epoch = part->last_epoch};
+    struct sti_recovery_point point = {.recovery_point = seg->base_offset,
+                                       .clean = true,
+                                       .written_end = part->written_end,
+                                       .active_base = seg->base_offset,
+                                       .active_size = seg->size,
+                                       .max_timestamp = part->index.max_timestamp,
+                                       .last_epoch = part->last_epoch};
     int saved = smm_checkpoint_write(part, &point, true);
     if (saved != 0) {
         sti_log(part->store->host, STI_LOG_WARN, "clean_mark_not_written",

@@ -26,14 +26,12 @@ enum { SCAN_BUF = 256 * 1024 };
 
 struct scan {
     struct sti_storage_partition *part;
-    struct smm_checkpoint point;
+    struct sti_recovery_point point;
     int64_t known_end; /* everything below it was synced */
     bool rebooted;     /* and the policy allows a loss: a hole is cut */
     int dir_fd, fd, index_fd;
-    uint32_t size; /* of the segment under scan */
+    struct sti_log_walk walk; /* along the segment under scan, with buf */
     uint8_t *buf;
-    uint64_t buf_pos;
-    size_t buf_len;
     int64_t expected; /* base offset of the next batch */
 };
 
@@ -97,7 +95,7 @@ static int load_segments(struct sti_storage_partition *part, int dir_fd, struct 
     struct dirent *entry;
     while (rc == STI_OK && (entry = readdir(dir)) != NULL) {
         int64_t base_offset;
-        if (smm_segment_parse(entry->d_name, ".log", &base_offset)) {
+        if (sti_log_name_parse(entry->d_name, ".log", &base_offset)) {
             rc = add_segment(part, dir_fd, entry->d_name, base_offset, err);
         }
     }
@@ -114,13 +112,13 @@ static int finish_truncation(struct sti_storage_partition *part, int dir_fd, str
 {
     char swap[SMM_NAME_LEN], name[SMM_NAME_LEN];
     int64_t offset;
-    bool decided = smm_offset_read(dir_fd, SMM_FILE_TRUNCATION, &offset);
+    bool decided = smm_offset_read(dir_fd, STI_FILE_TRUNCATION, &offset);
     int rc = 0;
     for (uint32_t i = part->seg_count; i > 0 && rc == 0; i--) {
         int64_t base_offset = part->segs[i - 1]->base_offset;
         bool cut = decided && i - 1 == smm_segment_find(part, offset);
-        smm_segment_name(swap, base_offset, ".log.swap");
-        smm_segment_name(name, base_offset, ".log");
+        sti_log_name(swap, base_offset, ".log.swap");
+        sti_log_name(name, base_offset, ".log");
         if (decided && !cut && base_offset >= offset) {
             smm_segment_unlink(part, base_offset);
         } else if (cut && renameat(dir_fd, swap, dir_fd, name) != 0 && errno != ENOENT) {
@@ -130,7 +128,7 @@ static int finish_truncation(struct sti_storage_partition *part, int dir_fd, str
         }
     }
     if (rc == 0 && decided &&
-        (fsync(dir_fd) != 0 || unlinkat(dir_fd, SMM_FILE_TRUNCATION, 0) != 0 ||
+        (fsync(dir_fd) != 0 || unlinkat(dir_fd, STI_FILE_TRUNCATION, 0) != 0 ||
          fsync(dir_fd) != 0)) {
         rc = errno;
     }
@@ -140,77 +138,10 @@ static int finish_truncation(struct sti_storage_partition *part, int dir_fd, str
     return decided ? load_segments(part, dir_fd, err) : STI_OK;
 }
 
-/* ---- proving batches ----------------------------------------------------------------------- */
-
-/* `len` bytes at `pos`, at most SCAN_BUF. @return NULL: the disk does not give them */
-static const uint8_t *window(struct scan *s, uint64_t pos, size_t len)
+static int scan_read(void *ctx, void *buf, size_t len, uint64_t pos, size_t *got)
 {
-    if (pos < s->buf_pos || pos + len > s->buf_pos + s->buf_len) {
-        size_t want = s->size - pos < SCAN_BUF ? (size_t)(s->size - pos) : SCAN_BUF;
-        s->buf_pos = pos;
-        if (smm_pread(s->fd, s->buf, want, pos, false, &s->buf_len) != 0 || s->buf_len < len) {
-            s->buf_len = 0;
-            return NULL;
-        }
-    }
-    return s->buf + (pos - s->buf_pos);
-}
-
-/* Is there a whole batch at `pos` whose checksum holds?
- * @return STI_OK, STI_E_CORRUPT_BATCH, STI_E_IO */
-static int prove(struct scan *s, uint64_t pos, struct sti_batch_header *header)
-{
-    if (s->size - pos < STI_BATCH_HEADER_LEN) {
-        return STI_E_CORRUPT_BATCH;
-    }
-    const uint8_t *data = window(s, pos, STI_BATCH_HEADER_LEN);
-    if (data == NULL) {
-        return STI_E_IO;
-    }
-    if (sti_batch_header_decode(data, STI_BATCH_HEADER_LEN, header, NULL) != STI_OK ||
-        header->total_len > s->size - pos) {
-        return STI_E_CORRUPT_BATCH;
-    }
-    uint32_t crc = 0;
-    for (uint64_t at = pos + 21, end = pos + header->total_len; at < end;) {
-        uint64_t in_buf = at >= s->buf_pos && at < s->buf_pos + s->buf_len
-                              ? s->buf_pos + s->buf_len - at
-                              : SCAN_BUF;
-        size_t len = end - at < in_buf ? (size_t)(end - at) : (size_t)in_buf;
-        data = window(s, at, len);
-        if (data == NULL) {
-            return STI_E_IO;
-        }
-        crc = sti_crc32c(crc, data, len);
-        at += len;
-    }
-    return crc == header->crc ? STI_OK : STI_E_CORRUPT_BATCH;
-}
-
-/* The next position from `pos` on where a sound batch begins that can follow offset `floor`.
- * @return STI_OK, STI_E_NOT_FOUND, STI_E_IO */
-static int find_sound(struct scan *s, uint64_t pos, int64_t floor, uint64_t *found,
-                      struct sti_batch_header *header)
-{
-    for (; pos + STI_BATCH_HEADER_LEN <= s->size; pos++) {
-        const uint8_t *data = window(s, pos, STI_BATCH_HEADER_LEN);
-        if (data == NULL) {
-            return STI_E_IO;
-        }
-        if (data[16] != STI_BATCH_MAGIC ||
-            sti_batch_header_decode(data, STI_BATCH_HEADER_LEN, header, NULL) != STI_OK ||
-            header->base_offset < floor ||
-            header->base_offset - floor > (int64_t)s->size + INT32_MAX ||
-            header->total_len > s->size - pos) {
-            continue;
-        }
-        int rc = prove(s, pos, header);
-        if (rc != STI_E_CORRUPT_BATCH) {
-            *found = pos;
-            return rc;
-        }
-    }
-    return STI_E_NOT_FOUND;
+    const struct scan *s = ctx;
+    return smm_pread(s->fd, buf, len, pos, false, got);
 }
 
 /* ---- damage -------------------------------------------------------------------------------- */
@@ -289,12 +220,11 @@ static void accept(struct scan *s, const struct smm_segment *seg, uint64_t pos,
 static int open_segment(struct scan *s, const struct smm_segment *seg, struct sti_err *err)
 {
     char name[SMM_NAME_LEN];
-    smm_segment_name(name, seg->base_offset, ".log");
+    sti_log_name(name, seg->base_offset, ".log");
     s->fd = openat(s->dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    smm_segment_name(name, seg->base_offset, ".index");
+    sti_log_name(name, seg->base_offset, ".index");
     s->index_fd = s->fd < 0 ? -1 : openat(s->dir_fd, name, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
-    s->size = seg->size;
-    s->buf_pos = s->buf_len = 0;
+    sti_log_walk_init(&s->walk, scan_read, s, s->buf, SCAN_BUF, seg->size);
     return s->fd >= 0
                ? STI_OK
                : sti_err_set(err,
@@ -325,7 +255,8 @@ static int sound_behind(struct scan *s, uint32_t i, bool *found, struct sti_err 
         uint64_t pos;
         close_segment(s);
         rc = open_segment(s, s->part->segs[k], err);
-        int hit = rc == STI_OK ? find_sound(s, 0, s->expected, &pos, &header) : STI_E_NOT_FOUND;
+        int hit = rc == STI_OK ? sti_log_walk_find(&s->walk, 0, s->expected, &pos, &header, NULL)
+                               : STI_E_NOT_FOUND;
         *found = hit == STI_OK;
         rc = hit == STI_E_IO ? sti_err_set(err, STI_E_IO, "%s: read error", s->part->name) : rc;
     }
@@ -347,7 +278,7 @@ static int bad_batch(struct scan *s, uint32_t i, uint64_t *pos, bool *ended, str
         *ended = true;
         return cut_tail(s, i, (uint32_t)*pos, err);
     }
-    int rc = find_sound(s, *pos + 1, s->expected, &next, &header);
+    int rc = sti_log_walk_find(&s->walk, *pos + 1, s->expected, &next, &header, NULL);
     if (rc == STI_OK) {
         rc = note_damage(s, seg->base_offset, *pos, next, header.base_offset, err);
         s->expected = header.base_offset;
@@ -388,7 +319,7 @@ static int scan_segment(struct scan *s, uint32_t i, bool *ended, struct sti_err 
     int rc = open_segment(s, seg, err);
     uint64_t pos = 0;
     while (rc == STI_OK && pos < seg->size && !*ended) {
-        rc = prove(s, pos, &header);
+        rc = sti_log_walk_prove(&s->walk, pos, &header, NULL);
         if (rc == STI_OK && header.base_offset == s->expected) {
             accept(s, seg, pos, &header);
             pos += header.total_len;
@@ -558,7 +489,7 @@ int smm_recover(struct sti_storage_partition *part, struct sti_err *err)
                  strlen(s.point.boot_id) == 36 && strcmp(s.point.boot_id, boot) != 0;
     part->recovery_point = s.point.recovery_point;
     part->log_start = 0;
-    (void)smm_offset_read(s.dir_fd, SMM_FILE_LOG_START, &part->log_start);
+    (void)smm_offset_read(s.dir_fd, STI_FILE_LOG_START, &part->log_start);
     int rc = load_segments(part, s.dir_fd, err);
     if (rc == STI_OK) {
         rc = finish_truncation(part, s.dir_fd, err);

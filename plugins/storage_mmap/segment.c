@@ -2,31 +2,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "storage_mmap.h"
 
-enum { RESERVE_MIN = 64 * 1024, BASE_DIGITS = 20 };
-
-void smm_segment_name(char out[SMM_NAME_LEN], int64_t base_offset, const char *suffix)
-{
-    (void)snprintf(out, SMM_NAME_LEN, "%020" PRId64 "%s", base_offset, suffix);
-}
-
-/* Is `name` 20 digits and the suffix? Anything else in the folder is somebody else's. */
-bool smm_segment_parse(const char *name, const char *suffix, int64_t *base_offset)
-{
-    if (strspn(name, "0123456789") != BASE_DIGITS || strcmp(name + BASE_DIGITS, suffix) != 0) {
-        return false;
-    }
-    errno = 0;
-    long long value = strtoll(name, NULL, 10);
-    *base_offset = value;
-    return errno == 0;
-}
+enum { RESERVE_MIN = 64 * 1024 };
 
 /* A segment that has no files yet. NULL: no memory. */
 struct smm_segment *smm_segment_new(struct sti_storage_partition *part, int64_t base_offset)
@@ -105,15 +87,15 @@ int smm_segment_create(struct sti_storage_partition *part, struct smm_segment *s
     int dir_fd = smm_part_dir(part);
     int rc = dir_fd < 0 ? errno : STI_FAULT("segment.create");
     if (rc == 0) {
-        smm_segment_name(name, seg->base_offset, ".log");
+        sti_log_name(name, seg->base_offset, ".log");
         log_fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
         rc = log_fd < 0 ? errno : lseek(log_fd, 0, SEEK_END) != 0 ? EEXIST : 0;
     }
     if (rc == 0) {
         int flags = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW;
-        smm_segment_name(name, seg->base_offset, ".index");
+        sti_log_name(name, seg->base_offset, ".index");
         index_fd = openat(dir_fd, name, flags, 0640);
-        smm_segment_name(name, seg->base_offset, ".timeindex");
+        sti_log_name(name, seg->base_offset, ".timeindex");
         time_fd = index_fd < 0 ? -1 : openat(dir_fd, name, flags, 0640);
         rc = time_fd < 0 ? errno : 0;
     }
@@ -160,7 +142,7 @@ void smm_segment_unlink(struct sti_storage_partition *part, int64_t base_offset)
         return;
     }
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
-        smm_segment_name(name, base_offset, suffixes[i]);
+        sti_log_name(name, base_offset, suffixes[i]);
         (void)unlinkat(dir_fd, name, 0);
     }
     (void)close(dir_fd);

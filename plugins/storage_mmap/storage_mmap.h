@@ -16,26 +16,23 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "streamit/log_files.h"
 #include "streamit/plugin.h"
 #include "streamit/storage.h"
 
 #include "fault.h"
 
 #define SMM_BUCKETS     1024u
-#define SMM_NAME_LEN    48u         /* room for a segment's file name */
-#define SMM_POS_MAX     0x7fffffffu /* positions and relative offsets are signed 32-bit in indexes */
-#define SMM_INDEX_ENTRY 8u
-#define SMM_TIME_ENTRY  12u
+#define SMM_NAME_LEN    STI_LOG_NAME_LEN
+#define SMM_POS_MAX     STI_LOG_POS_MAX
+#define SMM_INDEX_ENTRY STI_INDEX_ENTRY_LEN
+#define SMM_TIME_ENTRY  STI_TIME_ENTRY_LEN
 #define SMM_INDEX_UNKNOWN                                                                          \
     0xffffffffu /* the index of a closed segment has not been looked at yet                        \
                  */
 #define SMM_CURSORS 4u
 
-#define SMM_FILE_META       "partition.metadata"
-#define SMM_FILE_RECOVERY   "recovery-point"
-#define SMM_FILE_LOG_START  "log-start-offset"
-#define SMM_FILE_TRUNCATION "truncation"
-#define SMM_DELETED_SUFFIX  ".deleted"
+#define SMM_DELETED_SUFFIX ".deleted"
 
 struct smm_store;
 struct sti_storage_partition;
@@ -242,8 +239,6 @@ int smm_file_memory(struct smm_file *file, uint64_t pos, uint64_t len, bool nowa
                     const uint8_t **out, struct sti_err *err);
 
 /* ---- segment.c */
-void smm_segment_name(char out[SMM_NAME_LEN], int64_t base_offset, const char *suffix);
-bool smm_segment_parse(const char *name, const char *suffix, int64_t *base_offset);
 struct smm_segment *smm_segment_new(struct sti_storage_partition *part, int64_t base_offset);
 int smm_segment_room(struct sti_storage_partition *part, uint32_t more, struct sti_err *err);
 void smm_segment_append(struct sti_storage_partition *part, struct smm_segment *seg);
@@ -258,11 +253,9 @@ void smm_segment_give_back(struct smm_segment *seg, int fd);
 
 /* ---- index.c */
 struct smm_walk {
+    struct sti_log_walk log;
     int fd;
     bool nowait;
-    uint64_t limit; /* of the log bytes that are published */
-    uint64_t buf_pos;
-    size_t buf_len;
     uint8_t buf[512];
 };
 void smm_walk_init(struct smm_walk *walk, int fd, uint64_t limit, bool nowait);
@@ -321,21 +314,13 @@ int smm_sync(struct sti_storage_partition *part, struct sti_storage_sync *op);
 int smm_recover(struct sti_storage_partition *part, struct sti_err *err);
 
 /* ---- checkpoint.c */
-struct smm_checkpoint {
-    int64_t recovery_point; /* everything below it was synced */
-    bool clean;             /* closed in order: the rest describes the end of the log */
-    int64_t written_end, active_base, max_timestamp;
-    uint32_t active_size;
-    int32_t last_epoch;
-    char boot_id[37];
-};
 int smm_small_write(int dir_fd, const char *name, const void *data, size_t len, bool sync);
 int smm_small_read(int dir_fd, const char *name, size_t max, char **data, size_t *len);
 int smm_meta_write(int dir_fd, const uint8_t topic_id[16]);
 int smm_meta_read(int dir_fd, uint8_t topic_id[16]);
-int smm_checkpoint_write(struct sti_storage_partition *part, const struct smm_checkpoint *point,
+int smm_checkpoint_write(struct sti_storage_partition *part, const struct sti_recovery_point *point,
                          bool sync);
-bool smm_checkpoint_read(int dir_fd, struct smm_checkpoint *point);
+bool smm_checkpoint_read(int dir_fd, struct sti_recovery_point *point);
 int smm_offset_write(int dir_fd, const char *name, int64_t offset);
 bool smm_offset_read(int dir_fd, const char *name, int64_t *offset);
 int smm_errno_status(int err_no);

@@ -64,7 +64,7 @@ static int trim_locked(struct sti_storage_partition *part, int64_t new_start, st
         return STI_OK;
     }
     int dir_fd = smm_part_dir(part);
-    int rc = dir_fd < 0 ? errno : smm_offset_write(dir_fd, SMM_FILE_LOG_START, new_start);
+    int rc = dir_fd < 0 ? errno : smm_offset_write(dir_fd, STI_FILE_LOG_START, new_start);
     if (dir_fd >= 0) {
         (void)close(dir_fd);
     }
@@ -194,7 +194,7 @@ static int make_swap(struct sti_storage_partition *part, int dir_fd, const struc
                      int log_fd, uint32_t len, int *fd, struct sti_err *err)
 {
     char name[SMM_NAME_LEN];
-    smm_segment_name(name, seg->base_offset, ".log.swap");
+    sti_log_name(name, seg->base_offset, ".log.swap");
     *fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
     int rc = *fd < 0 ? errno : copy_bytes(log_fd, *fd, len);
     if (rc == 0 && fdatasync(*fd) != 0) {
@@ -252,8 +252,8 @@ static int finish_on_disk(struct sti_storage_partition *part, int dir_fd, int64_
                           struct smm_segment **gone, uint32_t count)
 {
     char swap[SMM_NAME_LEN], name[SMM_NAME_LEN];
-    smm_segment_name(swap, base_offset, ".log.swap");
-    smm_segment_name(name, base_offset, ".log");
+    sti_log_name(swap, base_offset, ".log.swap");
+    sti_log_name(name, base_offset, ".log");
     int rc = STI_FAULT("truncate.before_rename");
     for (uint32_t i = count; rc == 0 && i > 1; i--) {
         smm_segment_unlink(part, gone[i - 1]->base_offset);
@@ -265,7 +265,7 @@ static int finish_on_disk(struct sti_storage_partition *part, int dir_fd, int64_
         rc = errno;
     }
     if (rc == 0 && (rc = STI_FAULT("truncate.before_unlink")) == 0 &&
-        unlinkat(dir_fd, SMM_FILE_TRUNCATION, 0) != 0) {
+        unlinkat(dir_fd, STI_FILE_TRUNCATION, 0) != 0) {
         rc = errno;
     }
     /* Were the file to come back, the next open would cut off what is appended from now on. */
@@ -338,7 +338,7 @@ static struct smm_segment *new_end(struct sti_storage_partition *part, int64_t b
     }
     char name[SMM_NAME_LEN];
     int dir_fd = smm_part_dir(part);
-    smm_segment_name(name, base_offset, ".index");
+    sti_log_name(name, base_offset, ".index");
     int index_fd = dir_fd < 0 ? -1 : openat(dir_fd, name, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
     if (dir_fd >= 0) {
         (void)close(dir_fd);
@@ -376,7 +376,7 @@ static int prepare(struct sti_storage_partition *part, int dir_fd, const struct 
         sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
         return STI_E_NO_MEMORY;
     }
-    int saved = smm_offset_write(dir_fd, SMM_FILE_TRUNCATION, offset);
+    int saved = smm_offset_write(dir_fd, STI_FILE_TRUNCATION, offset);
     if (saved != 0) {
         smm_file_unref(*file);
         *file = NULL;
@@ -458,7 +458,7 @@ static int truncate_locked(struct sti_storage_partition *part, int64_t offset, s
     }
     /* The recovery point must not lie behind the end of the log. */
     if (rc == STI_OK && part->recovery_point > seg->base_offset) {
-        struct smm_checkpoint point = {.recovery_point = seg->base_offset};
+        struct sti_recovery_point point = {.recovery_point = seg->base_offset};
         pthread_mutex_lock(&part->side_mu);
         int saved = smm_checkpoint_write(part, &point, true);
         pthread_mutex_unlock(&part->side_mu);

@@ -10,6 +10,7 @@
 
 #include "layout.h"
 
+#include "streamit/log_files.h"
 #include "streamit/option.h"
 #include "streamit/plugin.h"
 #include "streamit/record_batch.h"
@@ -310,5 +311,57 @@ LAYOUT_FIELD(sti_record_header, name, 0, 8);
 LAYOUT_FIELD(sti_record_header, value, 8, 8);
 LAYOUT_FIELD(sti_record_header, name_len, 16, 4);
 LAYOUT_FIELD(sti_record_header, value_len, 20, 4);
+
+/* ---- log_files.h */
+
+LAYOUT_VALUE(STI_LOG_NAME_LEN, 48);
+LAYOUT_VALUE(STI_LOG_POS_MAX, 2147483647);
+LAYOUT_VALUE(STI_INDEX_ENTRY_LEN, 8);
+LAYOUT_VALUE(STI_TIME_ENTRY_LEN, 12);
+LAYOUT_VALUE(STI_SMALL_FILE_MAX, 4096);
+LAYOUT_VALUE(STI_LOG_FILE_OTHER, 0);
+LAYOUT_VALUE(STI_LOG_FILE_LOG, 1);
+LAYOUT_VALUE(STI_LOG_FILE_INDEX, 2);
+LAYOUT_VALUE(STI_LOG_FILE_TIME_INDEX, 3);
+LAYOUT_VALUE(STI_LOG_FILE_SWAP, 4);
+LAYOUT_VALUE(STI_LOG_FILE_META, 5);
+LAYOUT_VALUE(STI_LOG_FILE_RECOVERY, 6);
+LAYOUT_VALUE(STI_LOG_FILE_LOG_START, 7);
+LAYOUT_VALUE(STI_LOG_FILE_TRUNCATION, 8);
+LAYOUT_VALUE(STI_LOG_FILE_EPOCHS, 9);
+LAYOUT_VALUE(STI_LOG_FILE_TEMPORARY, 10);
+
+LAYOUT_SIZE(sti_log_walk, 56);
+LAYOUT_FIELD(sti_log_walk, read, 0, 8);
+LAYOUT_FIELD(sti_log_walk, ctx, 8, 8);
+LAYOUT_FIELD(sti_log_walk, buf, 16, 8);
+LAYOUT_FIELD(sti_log_walk, buf_capacity, 24, 8);
+LAYOUT_FIELD(sti_log_walk, limit, 32, 8);
+LAYOUT_FIELD(sti_log_walk, buf_pos, 40, 8);
+LAYOUT_FIELD(sti_log_walk, buf_len, 48, 8);
+
+LAYOUT_SIZE(sti_index_entry, 8);
+LAYOUT_FIELD(sti_index_entry, rel_offset, 0, 4);
+LAYOUT_FIELD(sti_index_entry, pos, 4, 4);
+
+LAYOUT_SIZE(sti_time_entry, 16);
+LAYOUT_FIELD(sti_time_entry, timestamp, 0, 8);
+LAYOUT_FIELD(sti_time_entry, rel_offset, 8, 4);
+LAYOUT_FIELD(sti_time_entry, reserved, 12, 4);
+
+LAYOUT_SIZE(sti_recovery_point, 88);
+LAYOUT_FIELD(sti_recovery_point, recovery_point, 0, 8);
+LAYOUT_FIELD(sti_recovery_point, clean, 8, 1);
+LAYOUT_FIELD(sti_recovery_point, written_end, 16, 8);
+LAYOUT_FIELD(sti_recovery_point, active_base, 24, 8);
+LAYOUT_FIELD(sti_recovery_point, max_timestamp, 32, 8);
+LAYOUT_FIELD(sti_recovery_point, active_size, 40, 4);
+LAYOUT_FIELD(sti_recovery_point, last_epoch, 44, 4);
+LAYOUT_FIELD(sti_recovery_point, boot_id, 48, 37);
+
+LAYOUT_SIZE(sti_epoch_entry, 16);
+LAYOUT_FIELD(sti_epoch_entry, epoch, 0, 4);
+LAYOUT_FIELD(sti_epoch_entry, reserved, 4, 4);
+LAYOUT_FIELD(sti_epoch_entry, start_offset, 8, 8);
 
 #endif /* STREAMIT_LAYOUT_CORE_H */

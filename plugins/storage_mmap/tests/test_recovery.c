@@ -63,7 +63,7 @@ static void spill(const char *path, const void *data, size_t len)
 static void base_path(const char *topic, int64_t base, const char *suffix, char *out, size_t len)
 {
     char name[SMM_NAME_LEN];
-    smm_segment_name(name, base, suffix);
+    sti_log_name(name, base, suffix);
     fx_path(&fx, topic, name, out, len);
 }
 
@@ -85,7 +85,7 @@ static void copy_folder(const char *from, const char *to)
     dir = opendir(path);
     assert_non_null(dir);
     while ((entry = readdir(dir)) != NULL) {
-        if (entry->d_name[0] == '.' || strcmp(entry->d_name, SMM_FILE_META) == 0) {
+        if (entry->d_name[0] == '.' || strcmp(entry->d_name, STI_FILE_META) == 0) {
             continue; /* the topic id is another one's */
         }
         size_t len;
@@ -240,7 +240,7 @@ static void test_damage_across_segments(void **unused)
     assert_int_equal(fx.api->oldest_segment(part, &end, &bytes, &newest), STI_OK);
     /* A whole segment is gone. */
     copy_folder("t", "k");
-    fx_path(&fx, "k", SMM_FILE_RECOVERY, path, sizeof path);
+    fx_path(&fx, "k", STI_FILE_RECOVERY, path, sizeof path);
     (void)unlink(path);
     base_path("k", end, ".log", path, sizeof path);
     assert_int_equal(unlink(path), 0);
@@ -253,7 +253,7 @@ static void test_damage_across_segments(void **unused)
     assert_int_equal(fx.api->close(copy, NULL), STI_OK);
     /* The end of a closed segment is cut off. */
     copy_folder("t", "k");
-    fx_path(&fx, "k", SMM_FILE_RECOVERY, path, sizeof path);
+    fx_path(&fx, "k", STI_FILE_RECOVERY, path, sizeof path);
     (void)unlink(path);
     base_path("k", 0, ".log", path, sizeof path);
     assert_int_equal(truncate(path, (off_t)bytes - 5), 0);
@@ -303,7 +303,7 @@ static void test_hole_after_a_reboot(void **unused)
         copy_folder("t", "k");
         int n = snprintf(text, sizeof text, "1\n0 00000000-0000-0000-0000-000000000000\ndirty\n");
         n += snprintf(text + n, sizeof text - (size_t)n, "%08x\n", sti_crc32c(0, text, (size_t)n));
-        fx_path(&fx, "k", SMM_FILE_RECOVERY, path, sizeof path);
+        fx_path(&fx, "k", STI_FILE_RECOVERY, path, sizeof path);
         spill(path, text, (size_t)n);
         base_path("k", 0, ".log", path, sizeof path);
         uint8_t *log = slurp(path, &len);
