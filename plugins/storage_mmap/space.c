@@ -37,7 +37,7 @@ static void give_back(struct sti_storage_partition *part, struct smm_segment *se
 {
     char name[SMM_NAME_LEN];
     int dir_fd = smm_part_dir(part);
-    smm_segment_name(name, seg->base_offset, ".log");
+    sti_log_name(name, seg->base_offset, ".log");
     int fd = dir_fd < 0 ? -1 : openat(dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (fd >= 0) {
         smm_segment_give_back(seg, fd);
