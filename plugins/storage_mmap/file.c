@@ -336,9 +336,10 @@ static int open_files(struct sti_storage_partition *part, int64_t base_offset, i
 {
     char name[SMM_NAME_LEN];
     *log_fd = *index_fd = -1;
-    int dir_fd = smm_part_dir(part);
+    int fault = STI_FAULT("file.open");
+    int dir_fd = fault != 0 ? -1 : smm_part_dir(part);
     if (dir_fd < 0) {
-        return errno;
+        return fault != 0 ? fault : errno;
     }
     sti_log_name(name, base_offset, ".log");
     *log_fd = openat(dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);

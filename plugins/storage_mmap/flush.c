@@ -18,7 +18,10 @@
 
 #include "storage_mmap.h"
 
-enum { ROUNDS_MAX = 16 }; /* of one job before others get the thread */
+enum {
+    ROUNDS_MAX = 16,  /* of one job before others get the thread */
+    RETRY_US = 100000 /* after a sync for which there was no descriptor or memory */
+};
 
 /* Raise the want and see that a job runs. @locks part->mu held */
 static void want_locked(struct sti_storage_partition *part, int64_t want)
@@ -77,37 +80,31 @@ struct target {
     uint32_t size;
 };
 
-/* The first segment with unsynced bytes below `want`. They stand at the end of the list, so the
- * search comes from there. @locks part->mu held */
-static bool next_target(struct sti_storage_partition *part, int64_t want, struct target *out)
+/* The first segment with unsynced bytes. Everything below the synced end is synced, so the search
+ * begins there; it must find the *first*, for what lies before its end counts as synced with it.
+ * @param out  out->end_offset is set also without a target: everything below it is synced
+ * @return false: there is none that begins below `want`
+ * @locks part->mu held: sizes and ends are of one moment, whatever is appended next */
+static bool next_target(const struct sti_storage_partition *part, int64_t want, struct target *out)
 {
-    uint32_t i = part->seg_count;
-    while (i > 0 && part->segs[i - 1]->synced_size < part->segs[i - 1]->size) {
-        i--;
+    uint32_t i = smm_segment_find(part, part->synced_end);
+    while (i < part->seg_count && part->segs[i]->synced_size >= part->segs[i]->size) {
+        i++;
     }
-    /* An active segment that is empty or synced may stand behind dirty ones. */
-    if (i == part->seg_count && i > 1) {
-        i--;
-        while (i > 0 && part->segs[i - 1]->synced_size < part->segs[i - 1]->size) {
-            i--;
-        }
+    if (i == part->seg_count || part->segs[i]->base_offset >= want) {
+        out->end_offset = i == part->seg_count ? part->written_end : part->segs[i]->base_offset;
+        return false;
     }
-    for (; i < part->seg_count; i++) {
-        const struct smm_segment *seg = part->segs[i];
-        if (seg->synced_size < seg->size && seg->base_offset < want) {
-            *out = (struct target){.base_offset = seg->base_offset,
-                                   .end_offset = i + 1 < part->seg_count
-                                                     ? part->segs[i + 1]->base_offset
-                                                     : part->written_end,
-                                   .serial = seg->serial,
-                                   .size = seg->size};
-            if (out->end_offset > part->written_end) {
-                out->end_offset = part->written_end;
-            }
-            return true;
-        }
+    const struct smm_segment *seg = part->segs[i];
+    *out = (struct target){.base_offset = seg->base_offset,
+                           .end_offset = i + 1 < part->seg_count ? part->segs[i + 1]->base_offset
+                                                                 : part->written_end,
+                           .serial = seg->serial,
+                           .size = seg->size};
+    if (out->end_offset > part->written_end) {
+        out->end_offset = part->written_end;
     }
-    return false;
+    return true;
 }
 
 static int sync_fd(struct sti_storage_partition *part, int fd)
@@ -157,43 +154,46 @@ static int sync_folder(struct sti_storage_partition *part, struct sti_err *err)
     part->dir_dirty = false;
     pthread_mutex_unlock(&part->mu);
     int rc = dirty ? smm_part_dir_sync(part) : 0;
-    return rc == 0 ? STI_OK
-                   : sti_err_set(err, STI_E_IO, "%s: sync of the folder failed: %s", part->name,
-                                 strerror(rc));
+    if (rc == 0) {
+        return STI_OK;
+    }
+    if (rc == EMFILE || rc == ENFILE) { /* nothing was tried: it could not be opened */
+        pthread_mutex_lock(&part->mu);
+        part->dir_dirty = true;
+        pthread_mutex_unlock(&part->mu);
+        return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED, "%s: open the folder: %s", part->name,
+                           strerror(rc));
+    }
+    return sti_err_set(err, STI_E_IO, "%s: sync of the folder failed: %s", part->name,
+                       strerror(rc));
 }
 
 /* Sync what is written below `want` and publish the synced end.
- * @return STI_OK, STI_E_IO (the caller poisons), STI_E_RESOURCE_EXHAUSTED, STI_E_NO_MEMORY
+ * @return STI_OK; STI_E_IO, STI_E_DATA_LOSS (the caller poisons); STI_E_RESOURCE_EXHAUSTED,
+ * STI_E_NO_MEMORY (nothing has failed that was tried: it may be tried again)
  * @thread the sync job, or close and truncate while they hold it off */
 int smm_flush_now(struct sti_storage_partition *part, int64_t want, struct sti_err *err)
 {
-    struct target target = {.end_offset = -1};
+    struct target target;
     int rc = STI_OK;
-    for (;;) {
+    bool more;
+    do {
         pthread_mutex_lock(&part->mu);
-        bool more = next_target(part, want, &target);
+        more = next_target(part, want, &target);
         pthread_mutex_unlock(&part->mu);
-        if (!more || rc != STI_OK) {
-            break;
+        if (more) {
+            rc = sync_segment(part, &target, err);
         }
-        rc = sync_segment(part, &target, err);
-        want = want < target.end_offset ? target.end_offset : want;
-        if (rc != STI_OK || target.end_offset >= want) {
-            break;
-        }
-    }
+    } while (more && rc == STI_OK && target.end_offset < want);
     if (rc == STI_OK) {
         rc = sync_folder(part, err);
     }
+    if (rc == STI_OK && STI_FAULT("flush.before_publish") != 0) {
+        rc = sti_err_set(err, STI_E_IO, "%s: fault", part->name);
+    }
     pthread_mutex_lock(&part->mu);
-    if (rc == STI_OK && !part->poisoned) {
-        int64_t reached = target.end_offset < 0 ? part->written_end : target.end_offset;
-        if (reached > part->written_end) {
-            reached = part->written_end;
-        }
-        if (reached > part->synced_end) {
-            part->synced_end = reached;
-        }
+    if (rc == STI_OK && !part->poisoned && target.end_offset > part->synced_end) {
+        part->synced_end = target.end_offset;
     }
     pthread_mutex_unlock(&part->mu);
     return rc;
@@ -266,8 +266,30 @@ int smm_sync(struct sti_storage_partition *part, struct sti_storage_sync *op)
 
 /* ---- the job ------------------------------------------------------------------------------- */
 
-/* One sync and its news. @return false when the partition got poisoned */
-static bool run_round(struct sti_storage_partition *part, int64_t want, struct smm_waiter *waiters)
+/* There was no descriptor or memory to begin with: those who wait go on waiting, for a try a little
+ * later. A sync that was tried and failed never comes here.
+ * @param waiters  go back on the list */
+static void try_later(struct sti_storage_partition *part, struct smm_waiter *waiters,
+                      const struct sti_err *err)
+{
+    sti_log(part->store->host, STI_LOG_WARN, "sync_put_off", err->msg,
+            STI_F_STR("partition", part->name));
+    pthread_mutex_lock(&part->mu);
+    while (waiters != NULL) {
+        struct smm_waiter *next = waiters->next;
+        waiters->next = part->waiters;
+        part->waiters = waiters;
+        waiters = next;
+    }
+    if (!part->sync_hold && atomic_load(&part->tick_job->state) == SMM_JOB_IDLE) {
+        smm_job_arm(part->tick_job, sti_now_us(part->store->host) + RETRY_US);
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
+/* One sync and its news.
+ * @return STI_OK; STI_E_RESOURCE_EXHAUSTED (put off); anything else: the partition is poisoned */
+static int run_round(struct sti_storage_partition *part, int64_t want, struct smm_waiter *waiters)
 {
     struct sti_err err = {0};
     pthread_mutex_lock(&part->mu);
@@ -276,6 +298,10 @@ static bool run_round(struct sti_storage_partition *part, int64_t want, struct s
     pthread_mutex_unlock(&part->mu);
     int rc = poisoned ? sti_err_set(&err, STI_E_POISONED, "%s: poisoned", part->name)
                       : smm_flush_now(part, want, &err);
+    if (rc == STI_E_RESOURCE_EXHAUSTED || rc == STI_E_NO_MEMORY) {
+        try_later(part, waiters, &err);
+        return STI_E_RESOURCE_EXHAUSTED;
+    }
     if (rc != STI_OK && !poisoned) {
         smm_poison(part, &err);
     }
@@ -289,16 +315,17 @@ static bool run_round(struct sti_storage_partition *part, int64_t want, struct s
         advance_recovery_point(part);
     }
     smm_flush_answer(waiters, rc, end, &err);
-    return rc == STI_OK;
+    return rc;
 }
 
 void smm_flush_run(struct smm_job *job)
 {
     struct sti_storage_partition *part = job->part;
+    int rc = STI_OK;
     pthread_mutex_lock(&part->mu);
     for (int round = 0;; round++) {
         bool wanted = part->sync_want > part->synced_end || part->waiters != NULL;
-        if (part->sync_hold || !wanted) {
+        if (part->sync_hold || !wanted || rc == STI_E_RESOURCE_EXHAUSTED) {
             atomic_store(&job->state, SMM_JOB_IDLE);
             break;
         }
@@ -310,9 +337,9 @@ void smm_flush_run(struct smm_job *job)
         struct smm_waiter *waiters = part->waiters;
         part->waiters = NULL;
         pthread_mutex_unlock(&part->mu);
-        bool ok = run_round(part, want, waiters);
+        rc = run_round(part, want, waiters);
         pthread_mutex_lock(&part->mu);
-        if (!ok) {
+        if (rc != STI_OK && rc != STI_E_RESOURCE_EXHAUSTED) {
             part->sync_want = part->synced_end;
         }
     }

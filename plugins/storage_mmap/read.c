@@ -440,7 +440,7 @@ int smm_read(struct sti_storage_partition *part, struct sti_storage_read *op)
 
 /* First batch of the view's segment, from `*from` on, with a timestamp at or after `timestamp`. */
 static int scan_time(struct sti_storage_partition *part, struct view *view, int64_t timestamp,
-                     struct sti_batch_header *header, struct sti_err *err)
+                     int64_t log_start, struct sti_batch_header *header, struct sti_err *err)
 {
     int64_t floor_offset;
     uint32_t pos = 0, clip;
@@ -462,67 +462,77 @@ static int scan_time(struct sti_storage_partition *part, struct view *view, int6
         if (rc != STI_OK) {
             return rc == STI_E_END ? STI_E_NOT_FOUND : rc;
         }
-        if (header->max_timestamp >= timestamp &&
-            sti_batch_last_offset(header) >= part->log_start) {
+        if (header->max_timestamp >= timestamp && sti_batch_last_offset(header) >= log_start) {
             return STI_OK;
         }
         pos += (uint32_t)header->total_len;
     }
 }
 
-/* May the i-th segment hold a timestamp at or after `timestamp`? */
-static bool may_hold(struct sti_storage_partition *part, uint32_t i, int64_t timestamp,
-                     int64_t *base_offset)
+struct candidate {
+    int64_t base_offset, log_start, newest;
+    uint64_t serial;
+    bool known; /* `newest` is the newest timestamp of the segment */
+};
+
+/* The first segment that begins behind `after`, by offset: a trim meanwhile moves subscripts.
+ * @return false: there is none */
+static bool next_segment(struct sti_storage_partition *part, int64_t after, struct candidate *out)
 {
     pthread_mutex_lock(&part->mu);
-    const struct smm_segment *seg = part->segs[i];
-    bool active = i + 1 == part->seg_count;
-    bool known = active || seg->timestamp_known;
-    int64_t newest = active ? part->index.max_timestamp : seg->max_timestamp;
-    uint64_t serial = seg->serial;
-    *base_offset = seg->base_offset;
+    uint32_t i = smm_segment_find(part, after);
+    i += part->segs[i]->base_offset <= after ? 1 : 0;
+    bool found = i < part->seg_count && part->written_end > part->log_start;
+    if (found) {
+        const struct smm_segment *seg = part->segs[i];
+        bool active = i + 1 == part->seg_count;
+        *out = (struct candidate){.base_offset = seg->base_offset,
+                                  .log_start = part->log_start,
+                                  .newest = active ? part->index.max_timestamp : seg->max_timestamp,
+                                  .serial = seg->serial,
+                                  .known = active || seg->timestamp_known};
+    }
     pthread_mutex_unlock(&part->mu);
-    if (!known && smm_time_last(part, *base_offset, &newest) == STI_OK) {
+    return found;
+}
+
+/* May the segment hold a timestamp at or after `timestamp`? */
+static bool may_hold(struct sti_storage_partition *part, struct candidate *seg, int64_t timestamp)
+{
+    if (!seg->known && smm_time_last(part, seg->base_offset, &seg->newest) == STI_OK) {
         pthread_mutex_lock(&part->mu);
-        uint32_t now = smm_segment_find(part, *base_offset);
-        if (part->segs[now]->serial == serial) {
-            part->segs[now]->max_timestamp = newest;
+        uint32_t now = smm_segment_find(part, seg->base_offset);
+        if (part->segs[now]->serial == seg->serial) {
+            part->segs[now]->max_timestamp = seg->newest;
             part->segs[now]->timestamp_known = true;
         }
         pthread_mutex_unlock(&part->mu);
-        known = true;
+        seg->known = true;
     }
-    return !known || newest >= timestamp;
+    return !seg->known || seg->newest >= timestamp;
 }
 
 int smm_offset_for_time(struct sti_storage_partition *part, int64_t timestamp_ms, int64_t *offset,
                         int64_t *found_ms, struct sti_err *err)
 {
+    struct candidate seg;
     *offset = *found_ms = -1;
-    for (uint32_t i = 0;; i++) {
-        int64_t base_offset;
-        pthread_mutex_lock(&part->mu);
-        bool more = i < part->seg_count && part->written_end > part->log_start;
-        pthread_mutex_unlock(&part->mu);
-        if (!more) {
-            return sti_err_set(err, STI_E_NOT_FOUND, "%s: all batches are older than %" PRId64,
-                               part->name, timestamp_ms);
-        }
-        if (!may_hold(part, i, timestamp_ms, &base_offset)) {
+    for (int64_t after = -1; next_segment(part, after, &seg); after = seg.base_offset) {
+        if (!may_hold(part, &seg, timestamp_ms)) {
             continue;
         }
         struct view view;
         struct sti_batch_header header;
-        int64_t at = base_offset < part->log_start ? part->log_start : base_offset;
+        int64_t at = seg.base_offset < seg.log_start ? seg.log_start : seg.base_offset;
         int rc = view_open(part, at, false, &view, err);
         if (rc == STI_OK && view.size > 0) {
-            rc = scan_time(part, &view, timestamp_ms, &header, err);
+            rc = scan_time(part, &view, timestamp_ms, seg.log_start, &header, err);
         } else {
             rc = rc == STI_OK ? STI_E_NOT_FOUND : rc;
         }
         smm_file_unref(view.file);
         if (rc == STI_OK) {
-            *offset = header.base_offset < part->log_start ? part->log_start : header.base_offset;
+            *offset = header.base_offset < seg.log_start ? seg.log_start : header.base_offset;
             *found_ms = header.max_timestamp;
             return STI_OK;
         }
@@ -530,4 +540,6 @@ int smm_offset_for_time(struct sti_storage_partition *part, int64_t timestamp_ms
             return rc;
         }
     }
+    return sti_err_set(err, STI_E_NOT_FOUND, "%s: all batches are older than %" PRId64, part->name,
+                       timestamp_ms);
 }
