@@ -196,6 +196,9 @@ static void change_done(struct sti_proposal *proposal, int status, const struct 
             change->next = topic->waiting;
             topic->waiting = change;
             waits = true;
+            for (int32_t i = 0; i < topic->partition_count; i++) {
+                brk_opening_touch(topic->partitions[i]); /* those that a start has left */
+            }
         } else if (topic != NULL) {
             failure = topic->first_failure;
         }

@@ -168,11 +168,14 @@ int brk_find_leader(void *self, const struct sti_request *request, const char *t
 
 /* ---- list offsets -------------------------------------------------------------------------- */
 
-/* Times are looked up in files: on the executor. */
+/* Times are looked up in files: on the executor. A partition that is still being opened is waited
+ * for, without a thread. */
 struct offsets {
     struct sti_task task;
+    struct brk_await await;
     struct broker *broker;
     struct sti_list_offsets *call;
+    uint32_t next; /* row */
 };
 
 /* Why a partition has no storage handle, as the row's status. */
@@ -209,8 +212,9 @@ static void offset_of_time(struct brk_partition *part, struct sti_list_offsets_r
     row->status = rc;
 }
 
-static void row_answer(struct broker *broker, const struct sti_request *request,
-                       struct sti_list_offsets_row *row)
+/* @return its partition with a reference, or NULL: the row is answered */
+static struct brk_partition *row_partition(struct broker *broker, const struct sti_request *request,
+                                           struct sti_list_offsets_row *row)
 {
     struct brk_partition *part = NULL;
     row->offset = -1;
@@ -222,9 +226,11 @@ static void row_answer(struct broker *broker, const struct sti_request *request,
         row->status =
             brk_lookup(broker, row->topic, row->topic_id, row->partition, &part, &row->err);
     }
-    if (row->status != STI_OK) {
-        return;
-    }
+    return part;
+}
+
+static void row_answer(struct brk_partition *part, struct sti_list_offsets_row *row)
+{
     row->leader_epoch = part->leader_epoch;
     if (row->timestamp_ms >= 0) {
         offset_of_time(part, row);
@@ -243,18 +249,34 @@ static void row_answer(struct broker *broker, const struct sti_request *request,
                                   "timestamp %lld: expected -1 (end), -2 (start) or a time",
                                   (long long)row->timestamp_ms);
     }
-    brk_partition_unref(part);
+}
+
+static void offsets_go_on(struct brk_await *await)
+{
+    struct offsets *o = BRK_CONTAINER_OF(await, struct offsets, await);
+    struct sti_list_offsets *call = o->call;
+    for (; o->next < call->row_count; o->next++) {
+        struct sti_list_offsets_row *row = call->rows[o->next];
+        struct brk_partition *part = row_partition(o->broker, call->request, row);
+        if (part == NULL) {
+            continue;
+        }
+        bool waits = brk_await_partition(await, part);
+        if (!waits) {
+            row_answer(part, row);
+        }
+        brk_partition_unref(part);
+        if (waits) {
+            return; /* the await goes on with this row */
+        }
+    }
+    free(o);
+    call->done(call);
 }
 
 static void offsets_run(struct sti_task *task)
 {
-    struct offsets *o = BRK_CONTAINER_OF(task, struct offsets, task);
-    struct sti_list_offsets *call = o->call;
-    for (uint32_t i = 0; i < call->row_count; i++) {
-        row_answer(o->broker, call->request, call->rows[i]);
-    }
-    free(o);
-    call->done(call);
+    offsets_go_on(&BRK_CONTAINER_OF(task, struct offsets, task)->await);
 }
 
 int brk_list_offsets(void *self, struct sti_list_offsets *call, struct sti_err *err)
@@ -271,6 +293,8 @@ int brk_list_offsets(void *self, struct sti_list_offsets *call, struct sti_err *
     o->task.run = offsets_run;
     o->broker = broker;
     o->call = call;
+    brk_await_init(&o->await, broker, call->request == NULL ? 0 : call->request->deadline_us,
+                   offsets_go_on);
     broker->host->post(broker->host->ctx, &o->task);
     return STI_OK;
 }

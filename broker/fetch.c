@@ -12,8 +12,12 @@
  *
  * Parking. `state` is RUNNING or PARKED; whoever turns PARKED into RUNNING owns the call from then
  * on. The rows stand in the lists of their partitions, the call in a list by address, so that a
- * cancel finds it without trusting a pointer. One timer is armed at the first park and lives until
- * the answer: woken early, a call parks again with the time that is left.
+ * cancel finds it without trusting a pointer. A timer is armed at the first park and lives until it
+ * fires or the call is answered: woken early, a call parks again with the time that is left.
+ *
+ * Opening. A row whose partition is still being opened after a start moves it to the front and
+ * waits for it, also in a call that would not wait for records, for as long as the node lets
+ * anybody wait; what comes from other rows meanwhile is not held back by it.
  *
  * Lifetimes. `refs`: one of the owner, one of the armed timer, one of each wake in progress.
  */
@@ -33,9 +37,10 @@ struct brk_fetch {
     _Atomic int state;
     _Atomic int read_step; /* see read_rows */
     _Atomic bool cancelled;
-    bool timer_armed, may_wait, failed, parked, on_executor, would_block;
+    _Atomic bool timer_armed;
+    bool may_wait, failed, parked, on_executor, would_block;
     uint32_t row_count, next_row;
-    uint64_t started_us, due_us, bytes;
+    uint64_t started_us, due_us, open_due_us, bytes;
     struct sti_storage_read read; /* of row next_row */
     struct brk_fetch_row rows[];
 };
@@ -137,8 +142,27 @@ static void parked_unlink(struct brk_fetch *f)
 /* Is there a reason not to wait at this partition? @locks part->mu held */
 static bool row_has_news(const struct brk_fetch_row *row)
 {
+    if (row->opening) {
+        return row->part->state != BRK_PART_OPENING;
+    }
     return row->part->state == BRK_PART_CLOSED ||
            atomic_load(&row->part->high_watermark) > row->seen;
+}
+
+/* Does a row wait for its partition to be opened? */
+static bool fetch_opening(const struct brk_fetch *f)
+{
+    bool opening = false;
+    for (uint32_t i = 0; i < f->row_count; i++) {
+        opening = opening || f->rows[i].opening;
+    }
+    return opening;
+}
+
+/* Until when is it worth waiting? */
+static uint64_t fetch_due(const struct brk_fetch *f)
+{
+    return fetch_opening(f) && f->open_due_us > f->due_us ? f->open_due_us : f->due_us;
 }
 
 /* seen: what is no news */
@@ -193,6 +217,7 @@ static void fetch_resume(struct brk_fetch *f)
 static void timer_run(struct sti_task *task)
 {
     struct brk_fetch *f = BRK_CONTAINER_OF(task, struct brk_fetch, timer.task);
+    atomic_store(&f->timer_armed, false); /* before the claim: whoever parks next arms it anew */
     if (fetch_claim(f)) {
         fetch_resume(f);
     }
@@ -214,10 +239,12 @@ static void fetch_park(struct brk_fetch *f, bool some)
         /* With some bytes there but fewer than min_bytes, only growth is news. */
         row_link(row, some ? row->row->high_watermark : row->row->offset);
     }
-    if (!f->timer_armed) {
+    uint64_t due = fetch_due(f), now = sti_now_us(host);
+    if (!atomic_load(&f->timer_armed)) {
         atomic_fetch_add(&f->refs, 1);
-        f->timer_armed = true;
-        host->timer_arm(host->ctx, &f->timer, f->due_us);
+        atomic_store(&f->timer_armed, true);
+        /* The first time is for the records, the last for the opening. */
+        host->timer_arm(host->ctx, &f->timer, now < f->due_us ? f->due_us : due);
     }
     bool cancelled = fetch_cancelled(f);
     atomic_store(&f->state, FETCH_PARKED);
@@ -227,8 +254,8 @@ static void fetch_park(struct brk_fetch *f, bool some)
         news = news || row_has_news(&f->rows[i]);
         pthread_mutex_unlock(&part->mu);
     }
-    if ((news || cancelled || atomic_load(&f->cancelled) || sti_now_us(host) >= f->due_us ||
-         atomic_load(&f->broker->state) != BRK_SERVING) &&
+    if ((news || cancelled || atomic_load(&f->cancelled) || now >= due ||
+         !atomic_load(&f->timer_armed) || atomic_load(&f->broker->state) != BRK_SERVING) &&
         fetch_claim(f)) {
         fetch_resume(f);
     }
@@ -288,22 +315,38 @@ static uint64_t fetch_limit(const struct brk_fetch *f)
     return limit == 0 ? 1 : limit;
 }
 
+/* The call is answered, and waits for no opening any more. */
+static void fetch_fail_opening(struct brk_fetch *f)
+{
+    for (uint32_t i = 0; i < f->row_count; i++) {
+        struct brk_fetch_row *row = &f->rows[i];
+        struct sti_err err;
+        if (row->opening && row->row->status == STI_OK) {
+            sti_err_set(&err, STI_E_UNAVAILABLE, "%s-%d is still being opened", row->part->topic,
+                        row->part->index);
+            row_fail(row, STI_E_UNAVAILABLE, &err);
+        }
+    }
+}
+
 /* Everything is read: answer, or wait for more. */
 static void fetch_finish(struct brk_fetch *f)
 {
     uint64_t min = f->call->min_bytes == 0 ? 1 : f->call->min_bytes, limit = fetch_limit(f);
     min = min < limit ? min : limit; /* more will never be there */
     bool serving = atomic_load(&f->broker->state) == BRK_SERVING;
+    bool may_wait = f->may_wait || fetch_opening(f);
     if (fetch_cancelled(f)) {
         fetch_fail_cancelled(f);
-    } else if (!f->failed && f->bytes < min && f->may_wait && serving &&
-               sti_now_us(f->broker->host) < f->due_us) {
+    } else if (!f->failed && f->bytes < min && may_wait && serving &&
+               sti_now_us(f->broker->host) < fetch_due(f)) {
         bool some = f->bytes > 0;
         sti_fetch_release(f->call);
         f->bytes = 0;
         fetch_park(f, some);
         return;
     }
+    fetch_fail_opening(f);
     fetch_answer(f);
 }
 
@@ -331,6 +374,7 @@ static bool row_prepare(struct brk_fetch_row *row, int64_t *end)
     int64_t written = atomic_load(&part->written_end);
     bool readable = part->store != NULL;
     err = part->why;
+    row->opening = !readable && state == BRK_PART_OPENING;
     pthread_mutex_unlock(&part->mu);
     *end = high;
     out->current_leader_epoch = part->leader_epoch;
@@ -339,12 +383,12 @@ static bool row_prepare(struct brk_fetch_row *row, int64_t *end)
         row_fail(row, STI_E_UNKNOWN_TOPIC, &err);
         return false;
     }
+    if (row->opening) {
+        brk_opening_touch(part);
+        return false;
+    }
     if (!readable) {
-        int rc = state == BRK_PART_OFFLINE
-                     ? err.code
-                     : sti_err_set(&err, STI_E_UNAVAILABLE, "%s-%d is being opened", part->topic,
-                                   part->index);
-        row_fail(row, rc, &err);
+        row_fail(row, err.code, &err);
         return false;
     }
     out->high_watermark = high;
@@ -531,6 +575,7 @@ int brk_fetch(void *self, struct sti_fetch *call, struct sti_err *err)
     f->timer.task.run = timer_run;
     f->started_us = sti_now_us(broker->host);
     f->due_us = f->started_us + wait_ms * 1000u;
+    f->open_due_us = f->started_us + (uint64_t)conf->opening_wait_max_ms * 1000u;
     f->may_wait = wait_ms > 0;
     for (uint32_t i = 0; i < call->row_count; i++) {
         f->rows[i].fetch = f;

@@ -17,6 +17,7 @@
  *     table shard lock (rw)     lookup of topics by name
  *     part->mu                  queue, waiters, ends of one partition
  *     parked shard mu           the calls that wait, by address
+ *     opening.mu                a leaf: which partition is opened next
  * See docs/LOCKS.md.
  */
 #ifndef STREAMIT_BROKER_INTERNAL_H
@@ -53,6 +54,7 @@ struct brk_conf {
     int64_t produce_timeout_ms;
     int64_t fetch_bytes_max, fetch_wait_max_ms;
     int64_t retention_check_interval_ms;
+    int64_t opening_parallel, opening_wait_max_ms;
 };
 
 struct brk_metrics {
@@ -61,6 +63,7 @@ struct brk_metrics {
     struct sti_metric *fetch_requests, *fetch_bytes, *fetch_rows_failed;
     struct sti_metric *inflight_bytes, *acks_waiting, *fetches_parked;
     struct sti_metric *topics, *partitions, *partitions_offline, *trimmed_segments;
+    struct sti_metric *partitions_opening;
     struct sti_histogram *append_us, *produce_us, *fetch_us;
 };
 
@@ -75,6 +78,23 @@ struct brk_table_shard {
 struct brk_parked_shard {
     pthread_mutex_t mu;
     struct brk_fetch *fetches;
+};
+
+/* Partitions that wait to be opened: opening.c. */
+struct brk_open_list {
+    struct brk_partition *head, *tail;
+};
+
+struct brk_opening {
+    pthread_mutex_t mu;
+    struct brk_open_list urgent, background; /* @locks mu */
+    uint32_t running;                        /* posted, not ended. @locks mu */
+    uint32_t parallel;                       /* of those at the most */
+    bool held;                               /* nothing is posted yet. @locks mu */
+    uint64_t started_us;
+    _Atomic uint32_t total, pending, failed; /* of those that a start had to open */
+    _Atomic uint64_t bytes, cut_bytes;       /* read and cut by recovery */
+    _Atomic uint64_t progress_us, health_us; /* when they were last told of */
 };
 
 enum brk_state { BRK_CREATED = 0, BRK_SERVING = 1, BRK_DRAINING = 2, BRK_STOPPED = 3 };
@@ -95,6 +115,8 @@ struct broker {
 
     struct brk_table_shard table[BRK_SHARDS];
     struct brk_parked_shard parked[BRK_SHARDS];
+
+    struct brk_opening opening;
 
     _Atomic uint64_t inflight_bytes;
     pthread_mutex_t admit_mu;
@@ -117,6 +139,13 @@ enum brk_part_state {
     BRK_PART_CLOSED = 3   /* of a topic that is deleted, or of a node that stops */
 };
 
+enum brk_open_place {
+    BRK_OPEN_NOWHERE = 0,
+    BRK_OPEN_BACKGROUND = 1, /* waits for its turn */
+    BRK_OPEN_URGENT = 2,     /* somebody waits for it */
+    BRK_OPEN_POSTED = 3      /* its task runs, or will */
+};
+
 struct brk_partition {
     _Atomic uint32_t refs;
     struct broker *broker;
@@ -135,6 +164,9 @@ struct brk_partition {
     struct sti_storage_partition *closing; /* `store`, while it is closed: @thread strand */
     struct sti_replication_partition *repl;
 
+    struct brk_partition *open_next, *open_prev; /* in its queue: @locks opening.mu */
+    int open_place;                              /* enum brk_open_place: @locks opening.mu */
+    bool open_counts;                            /* among those that a start had to open */
     struct sti_task open_task, append_task, settings_task, retention_task, fail_task, close_task;
     struct set_values next_values; /* @locks mu: for settings_task */
     bool settings_posted;          /* @locks mu */
@@ -203,8 +235,8 @@ struct brk_partition *brk_partition_new(struct brk_topic *owner, int32_t index,
                                         bool create);
 void brk_partition_ref(struct brk_partition *part);
 void brk_partition_unref(struct brk_partition *part);
-/* Open on the strand; brk_topic_opened is called when done. */
-void brk_partition_open(struct brk_partition *part);
+/* Queue it to be opened on its strand; brk_topic_settled is called when done. */
+void brk_partition_open(struct brk_partition *part, bool urgent);
 /* Stop serving and close on the strand, deleting the data if asked; brk_topic_closed is called when
  * done. */
 void brk_partition_close(struct brk_partition *part, bool remove);
@@ -229,6 +261,42 @@ void brk_partition_read_end(struct brk_partition *part);
 /* Take the storage handle away from readers. @return false: reads are under way, and the last one
  * posts close_task again. @thread strand, close_task */
 bool brk_partition_reads_end(struct brk_partition *part);
+
+/* The partition was opened, or cannot be: rows that waited for it are appended, or fail with `why`.
+ * @thread strand */
+void brk_partition_opened(struct brk_partition *part, int state, const struct sti_err *why);
+
+/* opening.c: which partition is opened when. No lock but opening.mu is taken, which is a leaf. */
+void brk_opening_init(struct broker *broker);
+void brk_opening_fini(struct broker *broker);
+/* Post none between the two: while the topics of a start are taken over. @thread main */
+void brk_opening_hold(struct broker *broker);
+void brk_opening_release(struct broker *broker);
+/* Queue a partition. Those that are not urgent are what a start has to open, and count as that. */
+void brk_opening_add(struct brk_partition *part, bool urgent);
+/* Somebody waits for it: it goes before all that nobody waits for. Nothing if it is on its way. */
+void brk_opening_touch(struct brk_partition *part);
+/* It is being closed: post its task at once, which will find nothing to do. */
+void brk_opening_skip(struct brk_partition *part);
+/* Recovery has read so much more of it. */
+void brk_opening_read(struct brk_partition *part, uint64_t bytes);
+/* Its task has ended. The last use of the broker may be over right after it. @thread strand */
+void brk_opening_ended(struct brk_partition *part, bool failed, uint64_t cut_bytes);
+
+/* await.c: calls that wait for a partition to be opened, without a thread. */
+struct brk_await {
+    struct sti_timer timer;
+    struct broker *broker;
+    uint64_t due_us, pause_us; /* until when it is worth waiting; how long before the next look */
+    void (*go_on)(struct brk_await *await); /* look again, owning it. @thread executor */
+};
+/* @param due_us  0: the broker's own limit */
+void brk_await_init(struct brk_await *await, struct broker *broker, uint64_t due_us,
+                    void (*go_on)(struct brk_await *await));
+/* @return true: the partition is being opened, has gone to the front, and go_on will be called;
+ * false: it is open or will not be soon */
+bool brk_await_partition(struct brk_await *await, struct brk_partition *part);
+int brk_await_topic(void *self, struct sti_await *call, struct sti_err *err);
 
 /* open.c: the coming and going of partitions, on their strands. They return true when the task's
  * last reference was dropped. */
@@ -294,6 +362,7 @@ struct brk_fetch_row {
     struct sti_fetch_row *row;
     struct brk_partition *part; /* holds a reference, or NULL */
     bool parked;                /* @locks part->mu */
+    bool opening;               /* when last looked at, its partition was being opened */
     int64_t seen;               /* while parked: a watermark that is no news. @locks part->mu */
 };
 
@@ -329,7 +398,7 @@ void brk_topic_settled(struct brk_partition *part, bool closed, int status,
 /* Something counted in broker->under_way has ended. The caller touches the broker no more: a stop
  * may have waited for just this. */
 void brk_under_way_end(struct broker *broker);
-/* Act on what the catalogue holds, and wait until every partition is open or offline. */
+/* Act on what the catalogue holds. Partitions are opened from then on. */
 void brk_boot(struct broker *broker);
 /* Close everything, and wait until the deadline. @return false: something still runs */
 bool brk_close_all(struct broker *broker, uint32_t deadline_ms);

@@ -1,9 +1,9 @@
 /* open.c -- the coming and going of one partition, on its strand.
  *
- * Opening: storage recovers the log, then replication takes charge of it. A partition that cannot
- * be opened is *offline*: it keeps its reason, refuses appends with it, is counted and listed, and
- * never stops the node. If storage could open it for reading (damage), it is read outside the
- * damage.
+ * Opening, when opening.c gives it a place: storage recovers the log, then replication takes charge
+ * of it. A partition that cannot be opened is *offline*: it keeps its reason, refuses appends with
+ * it, is counted and listed, and never stops the node. If storage could open it for reading
+ * (damage), it is read outside the damage.
  *
  * Missing storage. `create` says that the partition's storage may not have been made yet (the
  * command TopicCreated was not committed): then it is made. Otherwise a durable storage that has no
@@ -180,35 +180,53 @@ static void open_ends(struct brk_partition *part, struct sti_storage_partition *
     pthread_mutex_unlock(&part->mu);
 }
 
+/* Is there nothing to open any more? Storage that has to be made for a topic that was created is
+ * made, also while the node stops: its creator waits for it. */
+static bool not_wanted(struct brk_partition *part)
+{
+    pthread_mutex_lock(&part->mu);
+    bool closed = part->state == BRK_PART_CLOSED && (!part->create || part->remove_after_close);
+    pthread_mutex_unlock(&part->mu);
+    return closed;
+}
+
+static void open_report(struct brk_partition *part, int rc, const struct sti_storage_state *state,
+                        const struct sti_err *err)
+{
+    const struct sti_host *host = part->broker->host;
+    if (rc != STI_OK && rc != STI_E_CANCELLED) {
+        sti_log(host, STI_LOG_ERROR, "partition_offline", err->msg, STI_F_STR("topic", part->topic),
+                STI_F_INT("partition", part->index), STI_F_STR("code", sti_status_name(rc)));
+    } else if (rc == STI_OK && state->truncated_bytes > 0) {
+        sti_log(host, STI_LOG_WARN, "tail_cut", "an unfinished tail was cut",
+                STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
+                STI_F_UINT("bytes", state->truncated_bytes), STI_F_INT("end", state->written_end));
+    }
+}
+
 void brk_open_run(struct sti_task *task)
 {
     struct brk_partition *part = BRK_CONTAINER_OF(task, struct brk_partition, open_task);
-    struct broker *broker = part->broker;
     struct sti_storage_state state = {.struct_size = sizeof state};
-    struct sti_err err;
-    sti_err_clear(&err);
     struct sti_storage_partition *store = NULL;
-    int rc = open_storage(part, &store, &state, &err);
+    struct sti_err err;
+    int rc;
+    sti_err_clear(&err);
+    if (not_wanted(part)) {
+        rc = sti_err_set(&err, STI_E_CANCELLED, "%s-%d was closed before it was opened",
+                         part->topic, part->index);
+    } else {
+        rc = open_storage(part, &store, &state, &err);
+    }
     if (store != NULL) {
         struct sti_err repl_err;
         open_ends(part, store, &state);
         int repl_rc = open_replication(part, &state, rc == STI_OK ? &err : &repl_err);
         rc = rc == STI_OK ? repl_rc : rc;
     }
-    pthread_mutex_lock(&part->mu);
-    if (part->state == BRK_PART_OPENING) {
-        brk_partition_set_state(part, rc == STI_OK ? BRK_PART_ONLINE : BRK_PART_OFFLINE, &err);
-    }
-    pthread_mutex_unlock(&part->mu);
-    if (rc != STI_OK) {
-        sti_log(broker->host, STI_LOG_ERROR, "partition_offline", err.msg,
-                STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
-                STI_F_STR("code", sti_status_name(rc)));
-    } else if (state.truncated_bytes > 0) {
-        sti_log(broker->host, STI_LOG_WARN, "tail_cut", "an unfinished tail was cut",
-                STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
-                STI_F_UINT("bytes", state.truncated_bytes), STI_F_INT("end", state.written_end));
-    }
+    open_report(part, rc, &state, &err);
+    brk_partition_opened(part, rc == STI_OK ? BRK_PART_ONLINE : BRK_PART_OFFLINE, &err);
+    brk_opening_ended(part, rc != STI_OK && rc != STI_E_CANCELLED, state.truncated_bytes);
     brk_topic_settled(part, false, rc, &err);
 }
 
@@ -290,6 +308,7 @@ void brk_settings_run(struct sti_task *task)
     pthread_mutex_unlock(&part->mu);
     bool durable = part->values.flush_policy == STI_FLUSH_COMMIT;
     if (store == NULL) {
+        atomic_store(&part->durable, durable); /* nothing is written, so nothing waits for a sync */
         return;
     }
     set_for_storage(&part->values, &settings);

@@ -156,6 +156,12 @@ int brk_partition_quorum(struct brk_partition *part, struct sti_err *err)
     if (min <= 1) {
         return STI_OK;
     }
+    pthread_mutex_lock(&part->mu);
+    bool unknown = part->state == BRK_PART_OPENING && part->repl == NULL;
+    pthread_mutex_unlock(&part->mu);
+    if (unknown) {
+        return STI_OK; /* asked again when it has been opened */
+    }
     /* A read that is under way keeps storage open, and replication is closed after storage. */
     if (brk_partition_read_begin(part) != NULL) {
         pthread_mutex_lock(&part->mu);
@@ -446,7 +452,8 @@ int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *ro
     const struct sti_host *host = part->broker->host;
     int rc = STI_OK;
     pthread_mutex_lock(&part->mu);
-    if (part->state == BRK_PART_ONLINE) {
+    bool online = part->state == BRK_PART_ONLINE;
+    if (online || part->state == BRK_PART_OPENING) {
         row->state = BRK_ROW_QUEUED;
         row->next = NULL;
         if (part->queue_tail != NULL) {
@@ -455,14 +462,14 @@ int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *ro
             part->queue_head = row;
         }
         part->queue_tail = row;
-        if (!part->append_posted && !part->appending) {
+        if (online && !part->append_posted && !part->appending) {
             part->append_posted = true;
             host->strand_post(host->ctx, &part->strand, &part->append_task);
+        } else if (!online) {
+            brk_opening_touch(part); /* brk_partition_opened goes on */
         }
     } else if (part->state == BRK_PART_CLOSED) {
         rc = sti_err_set(err, STI_E_UNKNOWN_TOPIC, "topic %s is being deleted", part->topic);
-    } else if (part->state == BRK_PART_OPENING) {
-        rc = sti_err_set(err, STI_E_UNAVAILABLE, "%s-%d is being opened", part->topic, part->index);
     } else {
         rc = part->why.code;
         *err = part->why;
@@ -542,6 +549,67 @@ void brk_partition_fail_acks(struct brk_partition *part, int status, const char 
     rows_fail(part, rows, status, why);
 }
 
+/* Take the rows out that ask for more replicas in sync than there are: nobody could tell before the
+ * partition was open. @return them */
+static struct brk_produce_row *queue_refuse(struct brk_partition *part, struct sti_err *err)
+{
+    struct brk_produce_row *out = NULL, *last = NULL;
+    if (brk_partition_quorum(part, err) == STI_OK) {
+        return NULL;
+    }
+    pthread_mutex_lock(&part->mu);
+    part->queue_tail = NULL;
+    for (struct brk_produce_row **at = &part->queue_head; *at != NULL;) {
+        struct brk_produce_row *row = *at;
+        if (row->produce->call->acks != STI_ACKS_QUORUM) {
+            part->queue_tail = row;
+            at = &row->next;
+            continue;
+        }
+        *at = row->next;
+        row->next = NULL;
+        row->state = BRK_ROW_DONE;
+        if (last != NULL) {
+            last->next = row;
+        } else {
+            out = row;
+        }
+        last = row;
+    }
+    pthread_mutex_unlock(&part->mu);
+    return out;
+}
+
+void brk_partition_opened(struct brk_partition *part, int state, const struct sti_err *why)
+{
+    const struct sti_host *host = part->broker->host;
+    struct brk_produce_row *refused = NULL;
+    struct sti_err err;
+    uint32_t count;
+    if (state == BRK_PART_ONLINE) {
+        refused = queue_refuse(part, &err);
+    } else {
+        err = *why;
+    }
+    pthread_mutex_lock(&part->mu);
+    if (part->state == BRK_PART_OPENING) {
+        brk_partition_set_state(part, state, why);
+        if (state != BRK_PART_ONLINE) {
+            refused = rows_take(&part->queue_head, &part->queue_tail, &count);
+        } else if (part->queue_head != NULL && !part->append_posted) {
+            part->append_posted = true;
+            host->strand_post(host->ctx, &part->strand, &part->append_task);
+        }
+    }
+    pthread_mutex_unlock(&part->mu);
+    while (refused != NULL) {
+        struct brk_produce_row *row = refused;
+        refused = row->next;
+        brk_produce_row_done(row, err.code, &err);
+    }
+    brk_fetch_wake(part, true);
+}
+
 void brk_partition_fail_all(struct brk_partition *part, bool closed)
 {
     uint32_t count;
@@ -599,12 +667,11 @@ struct brk_partition *brk_partition_new(struct brk_topic *owner, int32_t index,
     return part;
 }
 
-void brk_partition_open(struct brk_partition *part)
+void brk_partition_open(struct brk_partition *part, bool urgent)
 {
-    const struct sti_host *host = part->broker->host;
     brk_partition_ref(part); /* the strand's, until the close has run */
     atomic_fetch_add_explicit(&part->owner->refs, 1, memory_order_relaxed);
-    host->strand_post(host->ctx, &part->strand, &part->open_task);
+    brk_opening_add(part, urgent);
 }
 
 void brk_partition_close(struct brk_partition *part, bool remove)
@@ -614,6 +681,7 @@ void brk_partition_close(struct brk_partition *part, bool remove)
     part->close_wanted = true;
     part->remove_after_close = remove;
     brk_partition_set_state(part, BRK_PART_CLOSED, NULL);
+    brk_opening_skip(part);
     /* Those who wait are answered on the strand: the caller holds admin_mu. */
     host->strand_post(host->ctx, &part->strand, &part->fail_task);
     if (!part->close_posted && !part->appending) {

@@ -53,6 +53,7 @@ static int broker_create(const struct sti_host *host, const void *conf, void **s
     pthread_cond_init(&broker->settled_cond, &attr);
     pthread_condattr_destroy(&attr);
     brk_table_init(broker);
+    brk_opening_init(broker);
     cat_init(&broker->catalog, &brk_observer, broker);
     *self = broker;
     return STI_OK;
@@ -62,6 +63,7 @@ static void broker_destroy(void *self)
 {
     struct broker *broker = self;
     brk_table_fini(broker);
+    brk_opening_fini(broker);
     cat_fini(&broker->catalog);
     pthread_cond_destroy(&broker->settled_cond);
     pthread_mutex_destroy(&broker->admin_mu);
@@ -114,6 +116,9 @@ static void metrics_register(struct broker *broker)
     m->partitions = metric(broker, gauge, "streamit_partitions", NULL, "Partitions");
     m->partitions_offline = metric(broker, gauge, "streamit_partitions_offline", NULL,
                                    "Partitions that take no appends");
+    m->partitions_opening =
+        metric(broker, gauge, "streamit_partitions_opening", NULL,
+               "Partitions that have not been opened yet since the node was started");
     m->append_us = host->histogram(host->ctx, "streamit_storage_append_seconds", NULL,
                                    "Time of an append in storage");
     m->produce_us = host->histogram(host->ctx, "streamit_produce_seconds", NULL,
@@ -229,6 +234,13 @@ OPT_INT(fetch_bytes_max, fetch_bytes_max, "55M", 1024, 1 << 30, "bytes",
         "The most that one fetch call is answered with, whatever it asks for.");
 OPT_INT(fetch_wait_max_ms, fetch_wait_max_ms, "300000", 0, 3600000, "ms",
         "The longest that a fetch call may wait for data.");
+OPT_INT(opening_parallel, opening_parallel, "0", 0, 64, NULL,
+        "Partitions opened, and recovered, at a time; one of these places is kept for those that "
+        "somebody asks for. 0 stands for one a core and one more.");
+OPT_INT(
+    opening_wait_max_ms, opening_wait_max_ms, "10000", 1, 3600000, "ms",
+    "The longest that a fetch, a look at offsets or a description waits for a partition that is "
+    "still being opened, before it says UNAVAILABLE.");
 OPT_INT(retention_check_interval_ms, retention_check_interval_ms, "300000", 10, 86400000, "ms",
         "How often old segments are looked for.");
 
@@ -260,6 +272,8 @@ static const struct sti_option *const options[] = {&opt_default_partitions,
                                                    &opt_inflight_bytes_max,
                                                    &opt_max_message_bytes,
                                                    &opt_min_insync_replicas,
+                                                   &opt_opening_parallel,
+                                                   &opt_opening_wait_max_ms,
                                                    &opt_partitions_max,
                                                    &opt_partitions_per_topic_max,
                                                    &opt_produce_timeout_ms,
@@ -290,6 +304,7 @@ static const struct sti_broker vtable = {
     .describe_topic = brk_describe_topic,
     .find_leader = brk_find_leader,
     .admit = brk_admit,
+    .await_topic = brk_await_topic,
 };
 static const struct sti_iface *const provides[] = {&vtable.iface, NULL};
 

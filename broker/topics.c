@@ -2,9 +2,10 @@
  * gone.
  *
  * The catalogue says what was decided; the observer here makes it so. Opening and closing run on
- * the strands of the partitions; each reports to brk_topic_settled, and when the last one of a
- * topic has, the calls that wait for it go on (admin.c), and the fact is committed: TopicCreated
- * when all storage exists, TopicPurged when all of it is gone.
+ * the strands of the partitions, opening in the order of opening.c; each reports to
+ * brk_topic_settled, and when the last one of a topic has, the calls that wait for it go on
+ * (admin.c), and the fact is committed: TopicCreated when all storage exists, TopicPurged when all
+ * of it is gone.
  *
  * @locks everything here runs under admin_mu unless it says otherwise
  */
@@ -75,11 +76,12 @@ static void topic_count(struct brk_topic *topic, uint32_t more)
     topic->broker->under_way += more;
 }
 
-static void topic_open(struct brk_topic *topic, int32_t from)
+/* @param urgent  somebody waits for it */
+static void topic_open(struct brk_topic *topic, int32_t from, bool urgent)
 {
     topic_count(topic, (uint32_t)(topic->partition_count - from));
     for (int32_t i = from; i < topic->partition_count; i++) {
-        brk_partition_open(topic->partitions[i]);
+        brk_partition_open(topic->partitions[i], urgent);
     }
 }
 
@@ -99,17 +101,21 @@ static void count_metrics(struct broker *broker)
 
 /* ---- the observer -------------------------------------------------------------------------- */
 
-static void on_created(void *ctx, const struct cat_topic *from)
+static void topic_take(struct broker *broker, const struct cat_topic *from, bool urgent)
 {
-    struct broker *broker = ctx;
-    if (!broker->booted) {
-        return;
-    }
     struct brk_topic *topic = topic_make(broker, from);
     (void)topic_grow(topic, from);
     brk_table_add(broker, topic);
-    topic_open(topic, 0);
-    count_metrics(broker);
+    topic_open(topic, 0, urgent);
+}
+
+static void on_created(void *ctx, const struct cat_topic *from)
+{
+    struct broker *broker = ctx;
+    if (broker->booted) {
+        topic_take(broker, from, true);
+        count_metrics(broker);
+    }
 }
 
 static void on_altered(void *ctx, const struct cat_topic *from)
@@ -126,7 +132,7 @@ static void on_altered(void *ctx, const struct cat_topic *from)
         brk_partition_settings(topic->partitions[i], &values);
     }
     if (topic_grow(topic, from) > 0) {
-        topic_open(topic, had);
+        topic_open(topic, had, true);
     }
     count_metrics(broker);
     brk_topic_unref(topic);
@@ -265,18 +271,17 @@ void brk_boot(struct broker *broker)
 {
     pthread_mutex_lock(&broker->admin_mu);
     broker->booted = true;
+    brk_opening_hold(broker);
     for (struct cat_topic *cat = broker->catalog.topics; cat != NULL; cat = cat->next) {
         if (cat->deleted) {
             purge_again(broker, cat);
         } else {
-            on_created(broker, cat);
+            topic_take(broker, cat, false);
         }
-    }
-    while (broker->under_way > 0) {
-        pthread_cond_wait(&broker->settled_cond, &broker->admin_mu);
     }
     count_metrics(broker);
     pthread_mutex_unlock(&broker->admin_mu);
+    brk_opening_release(broker);
 }
 
 bool brk_close_all(struct broker *broker, uint32_t deadline_ms)
@@ -290,9 +295,6 @@ bool brk_close_all(struct broker *broker, uint32_t deadline_ms)
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&broker->admin_mu);
-    while (broker->under_way > 0 && rc != ETIMEDOUT) {
-        rc = pthread_cond_timedwait(&broker->settled_cond, &broker->admin_mu, &until);
-    }
     int64_t count = brk_table_all(broker, &topics);
     for (int64_t i = 0; i < count; i++) {
         topic_close(topics[i], false);

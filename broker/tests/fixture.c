@@ -66,6 +66,9 @@ void fix_start(struct fixture *fix)
     }
     assert_int_equal(rc, STI_OK);
     fix->started = true;
+    if (!fix->lazy) {
+        fix_wait_idle(fix);
+    }
 }
 
 void fix_stop(struct fixture *fix)
@@ -362,6 +365,20 @@ void fix_wait_metric(struct fixture *fix, const char *name, uint64_t value)
         nanosleep(&moment, NULL);
     }
     assert_int_equal(test_host_metric(fix->th, name, NULL), value);
+}
+
+void fix_wait_idle(struct fixture *fix)
+{
+    const struct timespec moment = {.tv_nsec = 100000};
+    struct broker *broker = fix->self;
+    uint32_t under_way = 1;
+    for (int i = 0; i < FIX_PATIENCE_S * 10000 && under_way > 0; i++) {
+        pthread_mutex_lock(&broker->admin_mu);
+        under_way = broker->under_way - (broker->retention_armed ? 1u : 0u);
+        pthread_mutex_unlock(&broker->admin_mu);
+        nanosleep(&moment, NULL);
+    }
+    assert_int_equal(under_way, 0);
 }
 
 void fix_wait_parked(struct fixture *fix, uint64_t count)

@@ -30,6 +30,7 @@ struct fixture {
     const struct sti_broker *vt;
     void *self;
     bool started, provided;
+    bool lazy; /* fix_start returns while partitions are still being opened */
 };
 
 /* cmocka setup and teardown: *state is a started fixture. Teardown stops it and looks for
@@ -115,6 +116,8 @@ void fetch_fini(struct fetch_call *f);
 void fix_wait_parked(struct fixture *fix, uint64_t count);
 /* Wait until a metric has this value. */
 void fix_wait_metric(struct fixture *fix, const char *name, uint64_t value);
+/* Wait until no partition is being opened or closed. */
+void fix_wait_idle(struct fixture *fix);
 /* The partition's own strand has run what was posted before. */
 void fix_settle(struct fixture *fix, const char *topic, int32_t partition);
 /* What describe says of one partition. */

@@ -172,7 +172,10 @@ static void test_unfinished_deletion(void **state)
     fix_stop(fix);
     assert_true(fs_has(fix->fs, "t", 0));
     FAKE_SET(fix->fs, remove_status, STI_OK);
-    fix_start(fix);
+    unsigned removes = fs_get(fix->fs, &fix->fs->removes);
+    fix_start(fix); /* does not wait for it */
+    fs_wait(fix->fs, &fix->fs->removes, removes + 2);
+    fix_wait_idle(fix);
     assert_false(fs_has(fix->fs, "t", 0));
     assert_false(fs_has(fix->fs, "t", 1));
     assert_int_equal(fix_create(fix, "t", 1, NULL, NULL), STI_OK);

@@ -433,20 +433,14 @@ static void gather_description(void *arg, const struct sti_topic_info *topic)
     g->description = out;
 }
 
-void tgr_describe_topic_handle(struct tgr_rpc *rpc)
+static void describe_topic(struct tgr_rpc *rpc, const char *name)
 {
     struct tgr_transport *t = rpc->t;
     struct gather g = {.rpc = rpc};
     struct sti_err err;
-    Streamit__V1__DescribeTopicRequest *request =
-        tgr_rpc_unpack(rpc, &streamit__v1__describe_topic_request__descriptor);
-    if (request == NULL) {
-        tgr_rpc_unref(rpc);
-        return;
-    }
     sti_err_clear(&err);
-    int rc = tgr_broker(t)->describe_topic(t->broker.self, &rpc->request, request->name,
-                                           gather_description, &g, &err);
+    int rc = tgr_broker(t)->describe_topic(t->broker.self, &rpc->request, name, gather_description,
+                                           &g, &err);
     if (rc != STI_OK) {
         tgr_rpc_finish(rpc, NULL, rc, &err);
     } else if (g.failed) {
@@ -457,4 +451,41 @@ void tgr_describe_topic_handle(struct tgr_rpc *rpc)
         tgr_rpc_reply(rpc, &response.base);
     }
     tgr_rpc_unref(rpc);
+}
+
+static void on_awaited(struct sti_await *await)
+{
+    describe_topic(await->user, await->topic);
+}
+
+/* Offsets are known once the topic's partitions are open: right after a start that takes a moment.
+ */
+void tgr_describe_topic_handle(struct tgr_rpc *rpc)
+{
+    struct tgr_transport *t = rpc->t;
+    const struct sti_broker *broker = tgr_broker(t);
+    struct sti_err err;
+    Streamit__V1__DescribeTopicRequest *request =
+        tgr_rpc_unpack(rpc, &streamit__v1__describe_topic_request__descriptor);
+    if (request == NULL) {
+        tgr_rpc_unref(rpc);
+        return;
+    }
+    struct sti_await *await = tgr_arena_alloc(&rpc->arena, 1, sizeof *await);
+    if (await == NULL) {
+        tgr_rpc_no_memory(rpc);
+        tgr_rpc_unref(rpc);
+        return;
+    }
+    *await = (struct sti_await){.struct_size = sizeof *await,
+                                .request = &rpc->request,
+                                .topic = request->name,
+                                .done = on_awaited,
+                                .user = rpc};
+    sti_err_clear(&err);
+    bool can_wait = broker->iface.struct_size > offsetof(struct sti_broker, await_topic) &&
+                    broker->await_topic != NULL;
+    if (!can_wait || broker->await_topic(t->broker.self, await, &err) != STI_OK) {
+        describe_topic(rpc, request->name); /* says why, if it cannot */
+    }
 }

@@ -161,7 +161,7 @@ LAYOUT_VALUE(STI_CONFIG_DEFAULT, 0);
 LAYOUT_VALUE(STI_CONFIG_NODE, 1);
 LAYOUT_VALUE(STI_CONFIG_TOPIC, 2);
 LAYOUT_VALUE(STI_BROKER_MAJOR, 0);
-LAYOUT_VALUE(STI_BROKER_MINOR, 1);
+LAYOUT_VALUE(STI_BROKER_MINOR, 2);
 LAYOUT_VALUE(STI_TOPIC_NAME_MAX, 249);
 LAYOUT_VALUE(STI_FETCH_SLICES_MAX, 16);
 LAYOUT_VALUE(STI_FETCH_MEMORY, 1);
@@ -320,12 +320,18 @@ LAYOUT_FIELD(sti_node_info, host, 8, 8);
 LAYOUT_FIELD(sti_node_info, port, 16, 4);
 LAYOUT_FIELD(sti_node_info, leader_epoch, 20, 4);
 
+LAYOUT_SIZE(sti_await, 40);
+LAYOUT_FIELD(sti_await, request, 8, 8);
+LAYOUT_FIELD(sti_await, topic, 16, 8);
+LAYOUT_FIELD(sti_await, done, 24, 8);
+LAYOUT_FIELD(sti_await, user, 32, 8);
+
 LAYOUT_SIZE(sti_admit, 24);
 LAYOUT_FIELD(sti_admit, next, 0, 8);
 LAYOUT_FIELD(sti_admit, bytes, 8, 8);
 LAYOUT_FIELD(sti_admit, resume, 16, 8);
 
-LAYOUT_SIZE(sti_broker, 112);
+LAYOUT_SIZE(sti_broker, 120);
 LAYOUT_FIELD(sti_broker, iface, 0, 24);
 LAYOUT_FIELD(sti_broker, produce, 24, 8);
 LAYOUT_FIELD(sti_broker, fetch, 32, 8);
@@ -338,6 +344,7 @@ LAYOUT_FIELD(sti_broker, list_topics, 80, 8);
 LAYOUT_FIELD(sti_broker, describe_topic, 88, 8);
 LAYOUT_FIELD(sti_broker, find_leader, 96, 8);
 LAYOUT_FIELD(sti_broker, admit, 104, 8);
+LAYOUT_FIELD(sti_broker, await_topic, 112, 8);
 
 /* ---- metadata.h */
 

@@ -43,7 +43,7 @@ extern "C" {
 
 #define STI_BROKER_ID    "streamit.broker"
 #define STI_BROKER_MAJOR 0
-#define STI_BROKER_MINOR 1
+#define STI_BROKER_MINOR 2
 
 #define STI_TOPIC_NAME_MAX 249u
 
@@ -257,6 +257,19 @@ struct sti_node_info {
     int32_t leader_epoch;
 };
 
+/* ---- waiting for partitions */
+
+/* After a start the partitions of a topic are opened in the background. Caller's memory until
+ * `done`, which runs exactly once, possibly before the call returns. */
+struct sti_await {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const struct sti_request *request;
+    const char *topic;
+    void (*done)(struct sti_await *call); /* any thread */
+    void *user;
+};
+
 /* ---- admission */
 
 /* A transport that waits for room. Caller's memory until `resume`. */
@@ -281,8 +294,9 @@ struct sti_broker {
     int (*produce)(void *self, struct sti_produce *call, struct sti_err *err);
 
     /* Long poll. Row statuses: UNKNOWN_TOPIC, UNKNOWN_PARTITION, NOT_LEADER, OFFSET_OUT_OF_RANGE,
-     * STALE_EPOCH, UNKNOWN_EPOCH, DATA_LOSS, IO, RESOURCE_EXHAUSTED, PERMISSION_DENIED. Any row
-     * with an error, or min_bytes reached, answers the call at once. */
+     * STALE_EPOCH, UNKNOWN_EPOCH, DATA_LOSS, IO, RESOURCE_EXHAUSTED, PERMISSION_DENIED,
+     * UNAVAILABLE (still being opened after a start, and not waited for any longer). Any row with
+     * an error, or min_bytes reached, answers the call at once. */
     int (*fetch)(void *self, struct sti_fetch *call, struct sti_err *err);
     /* The caller has lost interest: done runs soon, if it has not run yet. Legal from a successful
      * return of fetch until done has run. */
@@ -314,6 +328,13 @@ struct sti_broker {
     /* May `bytes` more be produced now? @return STI_OK; STI_E_THROTTLED: resume runs once when
      * asking again makes sense */
     int (*admit)(void *self, struct sti_admit *admit);
+
+    /* Since minor 2. Have every partition of a topic opened before those that nobody asks for; done
+     * runs when all of them are open or offline, the request's deadline has passed, or they take
+     * longer than the node lets anybody wait. A topic that is not there is no error: done runs at
+     * once. What describe_topic says after it holds offsets.
+     * @return STI_OK; STI_E_NO_MEMORY, STI_E_UNAVAILABLE: done never runs */
+    int (*await_topic)(void *self, struct sti_await *call, struct sti_err *err);
 };
 
 /* The vtable behind a binding. */
