@@ -68,7 +68,7 @@ int smm_small_write(int dir_fd, const char *name, const void *data, size_t len, 
     if (rc == 0) {
         rc = write_full(fd, data, len);
     }
-    if (rc == 0 && sync && fdatasync(fd) != 0) {
+    if (rc == 0 && sync && (rc = STI_FAULT("small.before_sync")) == 0 && fdatasync(fd) != 0) {
         rc = errno;
     }
     if (close(fd) != 0 && rc == 0) {
@@ -82,7 +82,8 @@ int smm_small_write(int dir_fd, const char *name, const void *data, size_t len, 
         (void)unlinkat(dir_fd, tmp, 0);
         return rc;
     }
-    return sync && fsync(dir_fd) != 0 ? errno : 0;
+    rc = STI_FAULT("small.after_rename");
+    return rc == 0 && sync && fsync(dir_fd) != 0 ? errno : rc;
 }
 
 /* Read a file as a whole, with a terminating null that `len` does not count.

@@ -114,6 +114,7 @@ static int sync_fd(struct sti_storage_partition *part, int fd)
     if (rc == 0 && fdatasync(fd) != 0) {
         rc = errno;
     }
+    STI_CRASH_POINT("flush.after_sync");
     sti_histogram_record(part->store->metrics.sync_us, sti_now_us(part->store->host) - begin);
     sti_metric_add(rc == 0 ? part->store->metrics.syncs : part->store->metrics.sync_errors, 1);
     return rc;
@@ -153,7 +154,10 @@ static int sync_folder(struct sti_storage_partition *part, struct sti_err *err)
     bool dirty = part->dir_dirty;
     part->dir_dirty = false;
     pthread_mutex_unlock(&part->mu);
-    int rc = dirty ? smm_part_dir_sync(part) : 0;
+    int rc = dirty ? STI_FAULT("flush.before_dir_sync") : 0;
+    if (dirty && rc == 0) {
+        rc = smm_part_dir_sync(part);
+    }
     if (rc == 0) {
         return STI_OK;
     }
@@ -209,7 +213,11 @@ static void advance_recovery_point(struct sti_storage_partition *part)
     if (due) {
         struct sti_recovery_point checkpoint = {.recovery_point = point};
         pthread_mutex_lock(&part->side_mu);
-        int rc = smm_checkpoint_write(part, &checkpoint, true);
+        int rc = STI_FAULT("flush.before_recovery_point");
+        if (rc == 0) {
+            rc = smm_checkpoint_write(part, &checkpoint, true);
+        }
+        STI_CRASH_POINT("flush.after_recovery_point");
         pthread_mutex_unlock(&part->side_mu);
         if (rc != 0) {
             sti_log(part->store->host, STI_LOG_WARN, "recovery_point_not_written",

@@ -150,8 +150,8 @@ static int flush_index(struct sti_storage_partition *part, struct smm_index *ind
                                       (uint64_t)index->flushed * SMM_INDEX_ENTRY);
     }
     uint32_t flushed = rc == 0 ? index->pending : 0;
-    int time_rc = 0;
-    if (index->time_pending > 0) {
+    int time_rc = STI_FAULT("index.flush.between");
+    if (time_rc == 0 && index->time_pending > 0) {
         int fd = open_time_index(part, base_offset, O_WRONLY | O_CREAT);
         time_rc = fd < 0 ? errno
                          : write_run(fd, index->time_entries, index->time_pending * SMM_TIME_ENTRY,
@@ -161,6 +161,7 @@ static int flush_index(struct sti_storage_partition *part, struct smm_index *ind
         }
     }
     uint32_t time_flushed = time_rc == 0 ? index->time_pending : 0;
+    STI_CRASH_POINT("index.flush.after");
     pthread_mutex_lock(&part->mu);
     index->flushed += flushed;
     index->time_flushed += time_flushed;
@@ -203,7 +204,7 @@ int smm_index_restart(struct sti_storage_partition *part, int64_t base_offset, s
         int fd = dir_fd < 0 ? -1
                             : openat(dir_fd, name,
                                      O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
-        rc = fd < 0 ? errno : close(fd) == 0 ? 0 : errno;
+        rc = fd < 0 ? errno : close(fd) == 0 ? STI_FAULT("index.restart.between") : errno;
     }
     if (dir_fd >= 0) {
         (void)close(dir_fd);
@@ -352,6 +353,7 @@ static int rebuild(struct sti_storage_partition *part, int64_t base_offset, stru
             break;
         }
     }
+    STI_CRASH_POINT("index.rebuild.before_flush");
     if (rc == STI_OK) {
         note_time(&index, base_offset);
         (void)flush_index(part, &index, base_offset, file->index_fd);

@@ -32,7 +32,10 @@ static int write_all(int fd, struct iovec *iov, int count, uint64_t *pos)
 {
     while (count > 0) {
         int fault = STI_FAULT("segment.append.write");
-        ssize_t n = fault != 0 ? -1 : pwritev(fd, iov, count, (off_t)*pos);
+        ssize_t n = fault != 0 ? -1
+                    : STI_FAULT("segment.append.short") != 0
+                        ? pwrite(fd, iov->iov_base, (iov->iov_len + 1) / 2, (off_t)*pos)
+                        : pwritev(fd, iov, count, (off_t)*pos);
         if (n <= 0) {
             int rc = fault != 0 ? fault : n == 0 ? EIO : errno;
             if (rc == EINTR) {
@@ -121,6 +124,7 @@ static void enter_segment(struct sti_storage_partition *part, struct smm_segment
 {
     struct smm_segment *old = smm_segment_active(part);
     struct smm_file *file = NULL;
+    STI_CRASH_POINT("roll.before_enter");
     if (old->exists &&
         smm_file_acquire(part, old->base_offset, old->serial, &file, NULL) == STI_OK) {
         smm_segment_give_back(old, file->log_fd);
@@ -136,6 +140,7 @@ static void enter_segment(struct sti_storage_partition *part, struct smm_segment
     seg->pinned = false;
     pthread_mutex_unlock(&part->mu);
     part->first_ms = 0;
+    STI_CRASH_POINT("roll.after_enter");
     sti_metric_add(part->store->metrics.rolls, 1);
 }
 
@@ -300,6 +305,7 @@ static int write_runs(struct sti_storage_partition *part, const struct sti_stora
         if (rc != STI_OK || next == op->batch_count) {
             return rc != STI_OK ? rc : smm_segment_room(part, fresh, err);
         }
+        STI_CRASH_POINT("segment.append.between_runs");
         run->next = calloc(1, sizeof *run);
         if (run->next == NULL) {
             return sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
@@ -322,6 +328,7 @@ static bool undo_runs(struct sti_storage_partition *part, struct run *runs)
 {
     struct smm_segment *seg = runs->seg;
     bool ok = true;
+    STI_CRASH_POINT("segment.append.before_undo");
     if (runs->file != NULL) {
         seg->write_size = seg->size;
         ok = ftruncate(runs->file->log_fd, seg->size) == 0;
@@ -329,6 +336,7 @@ static bool undo_runs(struct sti_storage_partition *part, struct run *runs)
     }
     for (struct run *run = runs->next; run != NULL; run = run->next) {
         if (run->seg != NULL) {
+            STI_CRASH_POINT("segment.append.in_undo");
             discard_segment(part, run->seg);
         }
     }
@@ -395,10 +403,12 @@ static int append_locked(struct sti_storage_partition *part, struct sti_storage_
     bool intact = true;
     if (rc == STI_OK) {
         int64_t rolled = -1;
+        STI_CRASH_POINT("segment.append.before_publish");
         for (struct run *run = &runs; run != NULL; run = run->next) {
             publish_run(part, op, run);
             rolled = run->fresh ? run->seg->base_offset : rolled;
         }
+        STI_CRASH_POINT("segment.append.after_publish");
         pthread_mutex_lock(&part->mu);
         smm_flush_appended(part);
         pthread_mutex_unlock(&part->mu);

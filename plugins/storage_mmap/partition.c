@@ -242,6 +242,7 @@ static int create_folder(struct sti_storage_partition *part, struct sti_err *err
     if (mkdirat(part->store->dir_fd, part->name, 0750) != 0 && errno != EEXIST) {
         rc = errno;
     }
+    STI_CRASH_POINT("partition.create.after_mkdir");
     if (rc == 0 && (dir_fd = smm_part_dir(part)) < 0) {
         rc = errno;
     }
@@ -252,7 +253,8 @@ static int create_folder(struct sti_storage_partition *part, struct sti_err *err
     if (rc == 0) {
         rc = smm_meta_write(dir_fd, part->topic_id);
     }
-    if (rc == 0 && fsync(part->store->dir_fd) != 0) {
+    if (rc == 0 && (rc = STI_FAULT("partition.create.after_metadata")) == 0 &&
+        fsync(part->store->dir_fd) != 0) {
         rc = errno;
     }
     if (dir_fd >= 0) {
@@ -367,6 +369,7 @@ static int settle(struct sti_storage_partition *part, struct sti_err *err)
 {
     struct smm_segment *seg = smm_segment_active(part);
     struct smm_file *file = NULL;
+    STI_CRASH_POINT("partition.close.before_sync");
     int rc = smm_flush_now(part, INT64_MAX, err);
     if (rc != STI_OK) {
         return rc;
@@ -386,7 +389,11 @@ static int settle(struct sti_storage_partition *part, struct sti_err *err)
                                        .active_size = seg->size,
                                        .max_timestamp = part->index.max_timestamp,
                                        .last_epoch = part->last_epoch};
-    int saved = smm_checkpoint_write(part, &point, true);
+    int saved = STI_FAULT("partition.close.before_mark");
+    if (saved == 0) {
+        saved = smm_checkpoint_write(part, &point, true);
+    }
+    STI_CRASH_POINT("partition.close.after_mark");
     if (saved != 0) {
         sti_log(part->store->host, STI_LOG_WARN, "clean_mark_not_written",
                 "the next open reads the log from its recovery point",

@@ -121,16 +121,22 @@ static int finish_truncation(struct sti_storage_partition *part, int dir_fd, str
         sti_log_name(name, base_offset, ".log");
         if (decided && !cut && base_offset >= offset) {
             smm_segment_unlink(part, base_offset);
-        } else if (cut && renameat(dir_fd, swap, dir_fd, name) != 0 && errno != ENOENT) {
-            rc = errno;
+        } else if (cut && ((rc = STI_FAULT("recover.truncation.before_rename")) != 0 ||
+                           (renameat(dir_fd, swap, dir_fd, name) != 0 && errno != ENOENT))) {
+            rc = rc != 0 ? rc : errno;
         } else if (!cut) {
             (void)unlinkat(dir_fd, swap, 0);
         }
     }
-    if (rc == 0 && decided &&
-        (fsync(dir_fd) != 0 || unlinkat(dir_fd, STI_FILE_TRUNCATION, 0) != 0 ||
-         fsync(dir_fd) != 0)) {
-        rc = errno;
+    if (rc == 0 && decided) {
+        rc = STI_FAULT("recover.truncation.before_unlink");
+        if (rc == 0 && (fsync(dir_fd) != 0 || unlinkat(dir_fd, STI_FILE_TRUNCATION, 0) != 0)) {
+            rc = errno;
+        }
+        if (rc == 0 && (rc = STI_FAULT("recover.truncation.after_unlink")) == 0 &&
+            fsync(dir_fd) != 0) {
+            rc = errno;
+        }
     }
     if (rc != 0) {
         return sti_err_set(err, STI_E_IO, "%s: finish a truncation: %s", part->name, strerror(rc));
@@ -178,9 +184,14 @@ static int cut_tail(struct scan *s, uint32_t i, uint32_t pos, struct sti_err *er
     struct sti_storage_partition *part = s->part;
     struct smm_segment *seg = part->segs[i];
     uint64_t lost = seg->size - pos;
-    if (pos < seg->size && ftruncate(s->fd, pos) != 0) {
-        return sti_err_set(err, STI_E_IO, "%s: cut the tail: %s", part->name, strerror(errno));
+    int rc = STI_FAULT("recover.before_cut");
+    if (rc == 0 && pos < seg->size && ftruncate(s->fd, pos) != 0) {
+        rc = errno;
     }
+    if (rc != 0) {
+        return sti_err_set(err, STI_E_IO, "%s: cut the tail: %s", part->name, strerror(rc));
+    }
+    STI_CRASH_POINT("recover.after_cut");
     for (uint32_t k = part->seg_count; k > i + 1; k--) {
         lost += part->segs[k - 1]->size;
         smm_segment_unlink(part, part->segs[k - 1]->base_offset);
@@ -316,6 +327,7 @@ static int scan_segment(struct scan *s, uint32_t i, bool *ended, struct sti_err 
     struct sti_batch_header header;
     smm_index_fini(&part->index);
     (void)smm_index_restart(part, seg->base_offset, NULL); /* else entries are found wrong, later */
+    STI_CRASH_POINT("recover.after_index_restart");
     int rc = open_segment(s, seg, err);
     uint64_t pos = 0;
     while (rc == STI_OK && pos < seg->size && !*ended) {
@@ -491,6 +503,7 @@ int smm_recover(struct sti_storage_partition *part, struct sti_err *err)
     part->log_start = 0;
     (void)smm_offset_read(s.dir_fd, STI_FILE_LOG_START, &part->log_start);
     int rc = load_segments(part, s.dir_fd, err);
+    STI_CRASH_POINT("recover.after_load");
     if (rc == STI_OK) {
         rc = finish_truncation(part, s.dir_fd, err);
     }
@@ -513,6 +526,7 @@ int smm_recover(struct sti_storage_partition *part, struct sti_err *err)
         }
     }
     (void)close(s.dir_fd);
+    STI_CRASH_POINT("recover.end");
     if (rc == STI_OK && part->damaged) {
         const struct smm_damage *d = &part->damage[0];
         rc = sti_err_set(err, STI_E_DATA_LOSS,

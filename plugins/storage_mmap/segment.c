@@ -91,13 +91,14 @@ int smm_segment_create(struct sti_storage_partition *part, struct smm_segment *s
         log_fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
         rc = log_fd < 0 ? errno : lseek(log_fd, 0, SEEK_END) != 0 ? EEXIST : 0;
     }
-    if (rc == 0) {
+    if (rc == 0 && (rc = STI_FAULT("segment.create.after_log")) == 0) {
         int flags = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW;
         sti_log_name(name, seg->base_offset, ".index");
         index_fd = openat(dir_fd, name, flags, 0640);
+        STI_CRASH_POINT("segment.create.after_index");
         sti_log_name(name, seg->base_offset, ".timeindex");
         time_fd = index_fd < 0 ? -1 : openat(dir_fd, name, flags, 0640);
-        rc = time_fd < 0 ? errno : 0;
+        rc = time_fd < 0 ? errno : STI_FAULT("segment.create.after_timeindex");
     }
     struct smm_file *file = rc == 0 ? smm_file_new(part, log_fd, index_fd, seg->size_max) : NULL;
     if (rc == 0 && file == NULL) {
@@ -144,6 +145,7 @@ void smm_segment_unlink(struct sti_storage_partition *part, int64_t base_offset)
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
         sti_log_name(name, base_offset, suffixes[i]);
         (void)unlinkat(dir_fd, name, 0);
+        STI_CRASH_POINT("segment.unlink.between");
     }
     (void)close(dir_fd);
 }
@@ -193,7 +195,8 @@ int smm_segment_reserve(struct sti_storage_partition *part, struct smm_segment *
  * @locks part->write_mu held */
 void smm_segment_give_back(struct smm_segment *seg, int fd)
 {
-    if (seg->reserved_end > seg->write_size && ftruncate(fd, seg->write_size) == 0) {
+    if (seg->reserved_end > seg->write_size && STI_FAULT("segment.give_back") == 0 &&
+        ftruncate(fd, seg->write_size) == 0) {
         seg->reserved_end = seg->write_size;
     }
 }

@@ -114,9 +114,11 @@ static void remove_folder(struct smm_store *store, const char *name)
     while ((entry = readdir(dir)) != NULL) {
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
             (void)unlinkat(dirfd(dir), entry->d_name, 0);
+            STI_CRASH_POINT("remove.between_unlinks");
         }
     }
     (void)closedir(dir);
+    STI_CRASH_POINT("remove.before_rmdir");
     if (unlinkat(store->dir_fd, name, AT_REMOVEDIR) != 0) {
         sti_log(store->host, STI_LOG_WARN, "removal_unfinished",
                 "a deleted partition's folder could not be removed; the next start tries again",
@@ -224,7 +226,8 @@ int smm_store_remove(void *self, const struct sti_partition_id *id, struct sti_e
     int saved = 0;
     pthread_mutex_lock(&store->table_mu);
     bool open = is_open(store, name);
-    if (!open && renameat(store->dir_fd, name, store->dir_fd, gone) != 0) {
+    if (!open && (saved = STI_FAULT("remove.before_rename")) == 0 &&
+        renameat(store->dir_fd, name, store->dir_fd, gone) != 0) {
         saved = errno;
     }
     pthread_mutex_unlock(&store->table_mu);
@@ -340,6 +343,7 @@ int smm_store_start(struct smm_store *store, struct sti_err *err)
         rc = sti_err_set(err, STI_E_IO, "create %s/%s: %s", host->node->data_dir, host->instance,
                          strerror(errno));
     }
+    STI_CRASH_POINT("store.after_mkdir");
     if (rc == STI_OK) {
         store->dir_fd = openat(parent, host->instance, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (store->dir_fd < 0 || fsync(parent) != 0) {

@@ -64,10 +64,14 @@ static int trim_locked(struct sti_storage_partition *part, int64_t new_start, st
         return STI_OK;
     }
     int dir_fd = smm_part_dir(part);
-    int rc = dir_fd < 0 ? errno : smm_offset_write(dir_fd, STI_FILE_LOG_START, new_start);
+    int rc = dir_fd < 0 ? errno : STI_FAULT("trim.before_start");
+    if (rc == 0) {
+        rc = smm_offset_write(dir_fd, STI_FILE_LOG_START, new_start);
+    }
     if (dir_fd >= 0) {
         (void)close(dir_fd);
     }
+    STI_CRASH_POINT("trim.after_start");
     if (rc != 0 && smm_errno_status(rc) != STI_E_DISK_FULL) {
         return sti_err_set(err, STI_E_IO, "%s: trim: %s", part->name, strerror(rc));
     }
@@ -84,6 +88,7 @@ static int trim_locked(struct sti_storage_partition *part, int64_t new_start, st
     uint32_t count = detach_front(part, new_start, &gone);
     for (uint32_t i = 0; i < count; i++) {
         smm_segment_unlink(part, gone[i]->base_offset);
+        STI_CRASH_POINT("trim.between_unlinks");
         retire(part, gone[i]);
     }
     free(gone);
@@ -196,7 +201,10 @@ static int make_swap(struct sti_storage_partition *part, int dir_fd, const struc
     char name[SMM_NAME_LEN];
     sti_log_name(name, seg->base_offset, ".log.swap");
     *fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
-    int rc = *fd < 0 ? errno : copy_bytes(log_fd, *fd, len);
+    int rc = *fd < 0 ? errno : STI_FAULT("truncate.before_copy");
+    if (rc == 0) {
+        rc = copy_bytes(log_fd, *fd, len);
+    }
     if (rc == 0 && fdatasync(*fd) != 0) {
         rc = errno;
     }
@@ -257,11 +265,12 @@ static int finish_on_disk(struct sti_storage_partition *part, int dir_fd, int64_
     int rc = STI_FAULT("truncate.before_rename");
     for (uint32_t i = count; rc == 0 && i > 1; i--) {
         smm_segment_unlink(part, gone[i - 1]->base_offset);
+        STI_CRASH_POINT("truncate.between_unlinks");
     }
     if (rc == 0 && renameat(dir_fd, swap, dir_fd, name) != 0) {
         rc = errno;
     }
-    if (rc == 0 && fsync(dir_fd) != 0) {
+    if (rc == 0 && (rc = STI_FAULT("truncate.after_rename")) == 0 && fsync(dir_fd) != 0) {
         rc = errno;
     }
     if (rc == 0 && (rc = STI_FAULT("truncate.before_unlink")) == 0 &&
@@ -269,7 +278,7 @@ static int finish_on_disk(struct sti_storage_partition *part, int dir_fd, int64_
         rc = errno;
     }
     /* Were the file to come back, the next open would cut off what is appended from now on. */
-    if (rc == 0 && fsync(dir_fd) != 0) {
+    if (rc == 0 && (rc = STI_FAULT("truncate.after_unlink")) == 0 && fsync(dir_fd) != 0) {
         rc = errno;
     }
     return rc;
