@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "broker/admin.h"
+#include "streamit/fault.h"
 
 /* A change under way: a caller's, or with call NULL the broker's own mark. */
 struct brk_change {
@@ -125,6 +126,7 @@ static void mark_done(struct sti_proposal *proposal, int status, const struct st
                 err == NULL ? sti_status_text(status) : err->msg,
                 STI_F_STR("code", sti_status_name(status)));
     }
+    STI_CRASH_POINT("topics.after_mark");
     /* The change itself is committed and served: that the mark is missing only costs a check at the
      * next start. */
     waiting_answer(mark->waiting, &mark->failure);
@@ -141,6 +143,7 @@ void brk_change_settled(struct brk_topic *topic, struct brk_change *waiting, boo
     const struct sti_metadata *vt = sti_metadata_of(&broker->metadata);
     struct brk_change *change = mark ? calloc(1, sizeof *change) : NULL;
     size_t len = 0;
+    STI_CRASH_POINT("topics.before_mark");
     if (change != NULL) {
         change->broker = broker;
         change->waiting = waiting;

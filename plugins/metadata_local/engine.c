@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "store.h"
+#include "streamit/fault.h"
 
 /* The only voter is the leader of the only term that there is. */
 #define LOCAL_TERM 1u
@@ -362,7 +363,9 @@ static int group_commit(struct mdl_engine *engine, size_t from, size_t count, bo
     uint64_t first_index = engine->store.log.end_index + 1;
     int rc = group_append(engine, from, count, &err);
     if (rc == STI_OK) {
+        STI_CRASH_POINT("metadata.commit.before_apply");
         group_apply(engine, from, count, first_index);
+        STI_CRASH_POINT("metadata.commit.after_apply");
     } else if (rc != STI_E_DISK_FULL || !may_split) {
         err.code = rc;
         err.traits = sti_status_traits(rc);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "file.h"
+#include "streamit/fault.h"
 #include "streamit/record_batch.h"
 
 static const uint8_t log_magic[8] = {'S', 'T', 'I', 'M', 'D', 'L', 'O', 'G'};
@@ -127,17 +128,24 @@ int mdl_log_create(struct mdl_log *log, int dir_fd, const char *dir_path, uint64
     }
     if (error == 0) {
         what = "writing its header";
+        error = STI_FAULT("metadata.log.before_header");
+    }
+    if (error == 0) {
         error = mdl_write_all(log->fd, header, sizeof header, 0);
     }
     if (error == 0) {
         what = "syncing it";
         log_reserve(log);
-        error = fdatasync(log->fd) != 0 ? errno : 0;
+        error = STI_FAULT("metadata.log.before_sync");
+    }
+    if (error == 0) {
+        error = fdatasync(log->fd) != 0 ? errno : STI_FAULT("metadata.log.before_rename");
     }
     if (error == 0) {
         what = "renaming it";
         error = renameat(dir_fd, tmp, dir_fd, name) != 0 ? errno : 0;
     }
+    STI_CRASH_POINT("metadata.log.after_rename");
     if (error == 0 && fsync(dir_fd) != 0) {
         what = "syncing its folder";
         error = errno;
@@ -398,10 +406,12 @@ int mdl_log_finish_tail(struct mdl_log *log, struct sti_err *err)
     if (fstat(log->fd, &st) != 0) {
         return log_error(log, err, "asking its size", errno);
     }
+    STI_CRASH_POINT("metadata.tail.before_cut");
     /* Also where nothing but zeros follows: what lies behind the end is then freshly allocated. */
     if ((uint64_t)st.st_size > log->pos && ftruncate(log->fd, (off_t)log->pos) != 0) {
         return log_error(log, err, "cutting its tail", errno);
     }
+    STI_CRASH_POINT("metadata.tail.after_cut");
     log->reserved_pos = log->pos;
     log_reserve(log);
     if (log->last_pos > 0) {
@@ -418,6 +428,7 @@ int mdl_log_finish_tail(struct mdl_log *log, struct sti_err *err)
             return log_error(log, err, "writing its last frame again", error);
         }
     }
+    STI_CRASH_POINT("metadata.tail.before_sync");
     if (fdatasync(log->fd) != 0) {
         return log_error(log, err, "syncing it", errno);
     }
@@ -448,6 +459,21 @@ static size_t frame_build(struct mdl_log *log, const struct mdl_command *command
     return padded;
 }
 
+/* Write the frame in the scratch buffer; in two halves when a test wants to see one alone. */
+static int append_frame(struct mdl_log *log, size_t len)
+{
+    size_t half = len / 2;
+    if (STI_FAULT("metadata.append.short") == 0) {
+        return mdl_write_all(log->fd, log->frame, len, log->pos);
+    }
+    int error = mdl_write_all(log->fd, log->frame, half, log->pos);
+    if (error == 0) {
+        error = STI_FAULT("metadata.append.half");
+    }
+    return error != 0 ? error
+                      : mdl_write_all(log->fd, log->frame + half, len - half, log->pos + half);
+}
+
 int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size_t count,
                    bool *uncertain, struct sti_err *err)
 {
@@ -466,9 +492,13 @@ int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size
     }
     size_t padded = frame_build(log, commands, count, len);
     log_reserve(log);
-    int error = mdl_write_all(log->fd, log->frame, padded, log->pos);
+    int error = STI_FAULT("metadata.append.before_write");
+    if (error == 0) {
+        error = append_frame(log, padded);
+    }
     if (error != 0) {
         rc = log_error(log, err, "appending to it", error);
+        STI_CRASH_POINT("metadata.append.before_undo");
         /* Take the partial frame back, so that what is refused cannot come up after a restart. */
         if (ftruncate(log->fd, (off_t)log->pos) != 0 || fdatasync(log->fd) != 0) {
             *uncertain = true;
@@ -479,11 +509,16 @@ int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size
         log_reserve(log);
         return rc;
     }
-    if (fdatasync(log->fd) != 0) {
+    error = STI_FAULT("metadata.append.before_sync");
+    if (error == 0 && fdatasync(log->fd) != 0) {
+        error = errno;
+    }
+    STI_CRASH_POINT("metadata.append.after_sync");
+    if (error != 0) {
         *uncertain = true;
         log->ready = false;
         return sti_err_set(err, STI_E_IO, "%s: position %" PRIu64 ": syncing it: %s",
-                           mdl_shown(log->path), log->pos, strerror(errno));
+                           mdl_shown(log->path), log->pos, strerror(error));
     }
     log->last_pos = log->pos;
     log->pos += padded;

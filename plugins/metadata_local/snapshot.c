@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "file.h"
+#include "streamit/fault.h"
 #include "streamit/record_batch.h"
 
 static const uint8_t snapshot_magic[8] = {'S', 'T', 'I', 'M', 'D', 'S', 'N', 'P'};
@@ -89,8 +90,12 @@ static int snapshot_fill(struct writer *w, uint64_t index, const struct sti_meta
     mdl_put64(header + 24, w->pos - MDL_SNAPSHOT_HEADER_LEN);
     mdl_put32(header + 32, w->crc);
     mdl_put32(header + CRC_POS, sti_crc32c(0, header, CRC_POS));
-    int error = mdl_write_all(w->fd, header, sizeof header, 0);
-    if (error == 0 && fdatasync(w->fd) != 0) {
+    int error = STI_FAULT("metadata.snapshot.before_header");
+    if (error == 0) {
+        error = mdl_write_all(w->fd, header, sizeof header, 0);
+    }
+    if (error == 0 && (error = STI_FAULT("metadata.snapshot.before_sync")) == 0 &&
+        fdatasync(w->fd) != 0) {
         error = errno;
     }
     return error == 0 ? STI_OK : snapshot_error(w->path, err, "closing it", error);
@@ -119,9 +124,11 @@ int mdl_snapshot_write(int dir_fd, const char *dir_path, uint64_t index,
     }
     rc = snapshot_fill(&w, index, fsm, fsm_ctx, err);
     (void)close(w.fd);
+    STI_CRASH_POINT("metadata.snapshot.before_rename");
     if (rc == STI_OK && renameat(dir_fd, tmp, dir_fd, name) != 0) {
         rc = snapshot_error(path, err, "renaming it", errno);
     }
+    STI_CRASH_POINT("metadata.snapshot.after_rename");
     if (rc != STI_OK) {
         (void)unlinkat(dir_fd, tmp, 0);
     } else if (fsync(dir_fd) != 0) {

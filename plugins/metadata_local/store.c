@@ -13,6 +13,7 @@
 
 #include "file.h"
 #include "snapshot.h"
+#include "streamit/fault.h"
 
 enum { INDEX_DIGITS = 20 };
 
@@ -232,6 +233,7 @@ static int store_new_log(struct mdl_store *store, uint64_t base, bool *uncertain
     struct mdl_log log;
     int rc = mdl_log_create(&log, store->dir_fd, store->path, base, store->reserve_bytes, uncertain,
                             err);
+    STI_CRASH_POINT("metadata.log.before_switch");
     if (rc == STI_OK) {
         mdl_log_close(&store->log);
         store->log = log;
@@ -252,6 +254,7 @@ static int store_open_folder(struct mdl_store *store, const char *data_dir, stru
     if (!made) {
         return STI_OK;
     }
+    STI_CRASH_POINT("metadata.open.after_mkdir");
     int fd = open(data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int error = fd < 0 || fsync(fd) != 0 ? errno : 0;
     if (fd >= 0) {
@@ -269,9 +272,11 @@ static int store_recover(struct mdl_store *store, const struct listing *files, s
         return store_new_log(store, 0, &uncertain, err);
     }
     rc = store_restore(store, files, err);
+    STI_CRASH_POINT("metadata.open.after_restore");
     if (rc == STI_OK) {
         rc = store_replay(store, files, err);
     }
+    STI_CRASH_POINT("metadata.open.after_replay");
     if (rc != STI_OK) {
         return rc;
     }
@@ -325,12 +330,14 @@ static void store_drop_old(struct mdl_store *store, uint64_t newest, uint64_t ol
         if (index != newest && index != older) {
             mdl_snapshot_name(name, index);
             (void)unlinkat(store->dir_fd, name, 0);
+            STI_CRASH_POINT("metadata.drop.after_snapshot");
         }
     }
     for (size_t i = 0; i + 1 < files.logs.count; i++) {
         if (files.logs.items[i + 1] <= older) {
             mdl_log_name(name, files.logs.items[i]);
             (void)unlinkat(store->dir_fd, name, 0);
+            STI_CRASH_POINT("metadata.drop.after_log");
         }
     }
     listing_fini(&files);
@@ -347,6 +354,7 @@ int mdl_store_snapshot(struct mdl_store *store, bool *uncertain, struct sti_err 
     }
     store->snapshot_index = index;
     store->snapshot_len = len;
+    STI_CRASH_POINT("metadata.snapshot.before_new_log");
     if (store->log.base < index) {
         rc = store_new_log(store, index, uncertain, err);
     }
