@@ -12,20 +12,8 @@
 
 #include "file.h"
 #include "streamit/fault.h"
-#include "streamit/record_batch.h"
 
-static const uint8_t log_magic[8] = {'S', 'T', 'I', 'M', 'D', 'L', 'O', 'G'};
-static const uint8_t frame_mark[4] = {'S', 'T', 'I', 'F'};
-
-enum { END_MARK = 0xA5, HEADER_CRC_POS = 60, FRAME_CRC_POS = 20, SCAN_BLOCK = 64 * 1024 };
-
-/* The fields of a frame header whose checksum was right. */
-struct frame_header {
-    uint32_t len, count, payload_crc;
-    uint64_t first;
-};
-
-enum frame_state { FRAME_SOUND, FRAME_NONE, FRAME_TAIL, FRAME_BAD };
+enum { SCAN_BLOCK = 64 * 1024 };
 
 void mdl_log_name(char name[32], uint64_t base)
 {
@@ -106,7 +94,7 @@ int mdl_log_create(struct mdl_log *log, int dir_fd, const char *dir_path, uint64
                    uint64_t reserve_bytes, bool *uncertain, struct sti_err *err)
 {
     char name[32], tmp[40];
-    uint8_t header[MDL_LOG_HEADER_LEN] = {0};
+    uint8_t header[MDL_LOG_HEADER_LEN];
     const char *what = "creating it";
     *uncertain = false;
     int rc = log_init(log, dir_path, base, reserve_bytes, err);
@@ -115,11 +103,7 @@ int mdl_log_create(struct mdl_log *log, int dir_fd, const char *dir_path, uint64
     }
     mdl_log_name(name, base);
     (void)snprintf(tmp, sizeof tmp, "%s.tmp", name);
-    memcpy(header, log_magic, sizeof log_magic);
-    mdl_put32(header + 8, MDL_LOG_VERSION);
-    mdl_put32(header + 12, MDL_LOG_HEADER_LEN);
-    mdl_put64(header + 16, base);
-    mdl_put32(header + HEADER_CRC_POS, sti_crc32c(0, header, HEADER_CRC_POS));
+    sti_command_log_header_put(header, base);
 
     int error = 0;
     log->fd = openat(dir_fd, tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
@@ -171,24 +155,18 @@ static int log_check_header(const struct mdl_log *log, struct sti_err *err)
     if (error != 0) {
         return log_error(log, err, "reading its header", error);
     }
-    if (got < sizeof header) {
-        return log_damage(log, err, got, "the file ends within its header");
+    struct sti_err why;
+    uint64_t base;
+    size_t pos;
+    int rc = sti_command_log_header_get(header, got, &base, &pos, &why);
+    if (rc == STI_E_UNSUPPORTED) {
+        return sti_err_set(err, rc, "%s: %s", mdl_shown(log->path), why.msg);
     }
-    if (memcmp(header, log_magic, sizeof log_magic) != 0) {
-        return log_damage(log, err, 0, "this is not a command log");
+    if (rc != STI_OK) {
+        return log_damage(log, err, pos, why.msg);
     }
-    if (mdl_get32(header + HEADER_CRC_POS) != sti_crc32c(0, header, HEADER_CRC_POS)) {
-        return log_damage(log, err, 0, "the header's checksum is wrong");
-    }
-    if (mdl_get32(header + 8) != MDL_LOG_VERSION) {
-        return sti_err_set(err, STI_E_UNSUPPORTED,
-                           "%s: format version %u, this release reads %u: upgrade StreamIt",
-                           mdl_shown(log->path), mdl_get32(header + 8), MDL_LOG_VERSION);
-    }
-    if (mdl_get32(header + 12) != MDL_LOG_HEADER_LEN || mdl_get64(header + 16) != log->base) {
-        return log_damage(log, err, 12, "the header belongs to another file");
-    }
-    return STI_OK;
+    return base == log->base ? STI_OK
+                             : log_damage(log, err, 16, "the header belongs to another file");
 }
 
 int mdl_log_open(struct mdl_log *log, int dir_fd, const char *dir_path, uint64_t base,
@@ -221,44 +199,14 @@ static bool all_zero(const uint8_t *data, size_t len)
     return i == len;
 }
 
-/* Decode a frame header of which `got` bytes were there. */
-static bool header_sound(const uint8_t *data, size_t got, struct frame_header *out)
-{
-    if (got < MDL_FRAME_HEADER_LEN || memcmp(data + 24, frame_mark, sizeof frame_mark) != 0 ||
-        mdl_get32(data + FRAME_CRC_POS) != sti_crc32c(0, data, FRAME_CRC_POS)) {
-        return false;
-    }
-    out->len = mdl_get32(data);
-    out->count = mdl_get32(data + 4);
-    out->first = mdl_get64(data + 8);
-    out->payload_crc = mdl_get32(data + 16);
-    return out->len >= MDL_FRAME_OVERHEAD + (MDL_COMMAND_OVERHEAD + 1u) && out->count >= 1 &&
-           out->len <= MDL_FRAME_LEN_MAX && out->count <= MDL_GROUP_COUNT_MAX;
-}
-
-/* Did a part of the `len` bytes never arrive? `got` of them are in the file. */
-static bool looks_unfinished(const uint8_t *data, size_t got, size_t len)
-{
-    if (got < len || data[len - 1] == 0) {
-        return true;
-    }
-    for (size_t at = 0; at < len; at += MDL_SECTOR) {
-        size_t part = len - at < MDL_SECTOR ? len - at : MDL_SECTOR;
-        if (all_zero(data + at, part)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* Read the frame at `pos` into the scratch buffer and judge it by itself.
  * @return STI_OK with *state, STI_E_IO, STI_E_NO_MEMORY */
-static int frame_read(struct mdl_log *log, uint64_t pos, struct frame_header *header,
-                      enum frame_state *state, struct sti_err *err)
+static int frame_read(struct mdl_log *log, uint64_t pos, struct sti_command_frame *header,
+                      int *state, struct sti_err *err)
 {
     size_t got;
-    *state = FRAME_BAD;
-    *header = (struct frame_header){0};
+    *state = STI_FRAME_BAD;
+    *header = (struct sti_command_frame){0};
     int rc = frame_room(log, MDL_SECTOR, err);
     if (rc != STI_OK) {
         return rc;
@@ -267,12 +215,8 @@ static int frame_read(struct mdl_log *log, uint64_t pos, struct frame_header *he
     if (error != 0) {
         return log_error(log, err, "reading a frame", error);
     }
-    if (got == 0 || all_zero(log->frame, got)) {
-        *state = FRAME_NONE;
-        return STI_OK;
-    }
-    if (!header_sound(log->frame, got, header)) {
-        *state = looks_unfinished(log->frame, got, MDL_FRAME_HEADER_LEN) ? FRAME_TAIL : FRAME_BAD;
+    *state = sti_command_frame_head(log->frame, got, header);
+    if (*state != STI_FRAME_SOUND) {
         return STI_OK;
     }
     rc = frame_room(log, header->len, err);
@@ -283,13 +227,7 @@ static int frame_read(struct mdl_log *log, uint64_t pos, struct frame_header *he
     if (error != 0) {
         return log_error(log, err, "reading a frame", error);
     }
-    if (got == header->len && log->frame[got - 1] == END_MARK &&
-        sti_crc32c(0, log->frame + MDL_FRAME_HEADER_LEN, got - MDL_FRAME_OVERHEAD) ==
-            header->payload_crc) {
-        *state = FRAME_SOUND;
-    } else {
-        *state = looks_unfinished(log->frame, got, header->len) ? FRAME_TAIL : FRAME_BAD;
-    }
+    *state = sti_command_frame_judge(log->frame, got, header);
     return STI_OK;
 }
 
@@ -298,8 +236,8 @@ static int frame_read(struct mdl_log *log, uint64_t pos, struct frame_header *he
 static int scan_behind(struct mdl_log *log, uint64_t pos, uint64_t size, bool *data_found,
                        bool *frame_found, struct sti_err *err)
 {
-    struct frame_header header;
-    enum frame_state state;
+    struct sti_command_frame header;
+    int state;
     uint8_t *block = malloc(SCAN_BLOCK);
     int rc = STI_OK;
     *data_found = false;
@@ -317,9 +255,10 @@ static int scan_behind(struct mdl_log *log, uint64_t pos, uint64_t size, bool *d
         *data_found = *data_found || !all_zero(block, got);
         for (size_t i = at == pos ? MDL_SECTOR : 0;
              rc == STI_OK && !*frame_found && i + MDL_FRAME_HEADER_LEN <= got; i += MDL_SECTOR) {
-            if (header_sound(block + i, got - i, &header) && header.first > log->end_index) {
+            if (sti_command_frame_head(block + i, got - i, &header) == STI_FRAME_SOUND &&
+                header.first > log->end_index) {
                 rc = frame_read(log, at + i, &header, &state, err);
-                *frame_found = rc == STI_OK && state == FRAME_SOUND;
+                *frame_found = rc == STI_OK && state == STI_FRAME_SOUND;
             }
         }
     }
@@ -328,7 +267,7 @@ static int scan_behind(struct mdl_log *log, uint64_t pos, uint64_t size, bool *d
 }
 
 /* The frame at log->pos is not sound: end of the log, unfinished tail, or damage? */
-static int judge_end(struct mdl_log *log, enum frame_state state, struct sti_err *err)
+static int judge_end(struct mdl_log *log, int state, struct sti_err *err)
 {
     struct stat st;
     bool data_found, frame_found;
@@ -343,7 +282,7 @@ static int judge_end(struct mdl_log *log, enum frame_state state, struct sti_err
     if (frame_found) {
         return log_damage(log, err, log->pos, "a damaged frame with sound ones behind it");
     }
-    if (state == FRAME_BAD) {
+    if (state == STI_FRAME_BAD) {
         return log_damage(log, err, log->pos, "the frame's checksum is wrong");
     }
     log->cut_bytes = data_found ? size - log->pos : 0;
@@ -351,40 +290,35 @@ static int judge_end(struct mdl_log *log, enum frame_state state, struct sti_err
 }
 
 /* Hand out the commands of the sound frame in the scratch buffer. */
-static int frame_visit(struct mdl_log *log, const struct frame_header *header, uint64_t after,
+static int frame_visit(struct mdl_log *log, const struct sti_command_frame *header, uint64_t after,
                        mdl_visit_fn *visit, void *arg, struct sti_err *err)
 {
-    const uint8_t *at = log->frame + MDL_FRAME_HEADER_LEN;
-    const uint8_t *end = log->frame + header->len - 1;
-    for (uint32_t i = 0; i < header->count; i++) {
-        size_t left = (size_t)(end - at);
-        if (left < MDL_COMMAND_OVERHEAD || left - MDL_COMMAND_OVERHEAD < mdl_get32(at)) {
-            return log_damage(log, err, log->pos, "a command exceeds its frame");
+    const uint8_t *command;
+    size_t at = 0, len;
+    uint32_t taken = 0;
+    int rc;
+    while ((rc = sti_command_next(log->frame, header, &taken, &at, &command, &len)) == STI_OK) {
+        uint64_t index = header->first + taken - 1;
+        rc = index > after ? visit(arg, index, command, len, err) : STI_OK;
+        if (rc != STI_OK) {
+            return rc;
         }
-        size_t len = mdl_get32(at);
-        at += MDL_COMMAND_OVERHEAD;
-        if (header->first + i > after) {
-            int rc = visit(arg, header->first + i, at, len, err);
-            if (rc != STI_OK) {
-                return rc;
-            }
-        }
-        at += len;
     }
-    return at == end ? STI_OK : log_damage(log, err, log->pos, "bytes are left over in the frame");
+    return rc == STI_E_END ? STI_OK
+                           : log_damage(log, err, log->pos, "its commands do not fill the frame");
 }
 
 int mdl_log_replay(struct mdl_log *log, uint64_t after, mdl_visit_fn *visit, void *arg,
                    struct sti_err *err)
 {
     for (;;) {
-        struct frame_header header;
-        enum frame_state state;
+        struct sti_command_frame header;
+        int state;
         int rc = frame_read(log, log->pos, &header, &state, err);
         if (rc != STI_OK) {
             return rc;
         }
-        if (state != FRAME_SOUND) {
+        if (state != STI_FRAME_SOUND) {
             return judge_end(log, state, err);
         }
         if (header.first != log->end_index + 1) {
@@ -415,13 +349,13 @@ int mdl_log_finish_tail(struct mdl_log *log, struct sti_err *err)
     log->reserved_pos = log->pos;
     log_reserve(log);
     if (log->last_pos > 0) {
-        struct frame_header header;
-        enum frame_state state;
+        struct sti_command_frame header;
+        int state;
         int rc = frame_read(log, log->last_pos, &header, &state, err);
         if (rc != STI_OK) {
             return rc;
         }
-        int error = state == FRAME_SOUND
+        int error = state == STI_FRAME_SOUND
                         ? mdl_write_all(log->fd, log->frame, header.len, log->last_pos)
                         : EIO;
         if (error != 0) {
@@ -448,14 +382,8 @@ static size_t frame_build(struct mdl_log *log, const struct mdl_command *command
         memcpy(at + MDL_COMMAND_OVERHEAD, commands[i].data, commands[i].len);
         at += MDL_COMMAND_OVERHEAD + commands[i].len;
     }
-    *at = END_MARK;
     memset(frame + len, 0, padded - len);
-    mdl_put32(frame, (uint32_t)len);
-    mdl_put32(frame + 4, (uint32_t)count);
-    mdl_put64(frame + 8, log->end_index + 1);
-    mdl_put32(frame + 16, sti_crc32c(0, frame + MDL_FRAME_HEADER_LEN, len - MDL_FRAME_OVERHEAD));
-    mdl_put32(frame + FRAME_CRC_POS, sti_crc32c(0, frame, FRAME_CRC_POS));
-    memcpy(frame + 24, frame_mark, sizeof frame_mark);
+    sti_command_frame_seal(frame, (uint32_t)len, (uint32_t)count, log->end_index + 1);
     return padded;
 }
 

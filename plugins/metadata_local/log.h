@@ -1,28 +1,9 @@
 /* log.h -- one log file of commands.
  *
- * A file begins with a header and goes on with frames, each at a multiple of 512 bytes. A frame is
- * what one sync made durable: one command, or several that waited together. The next frame is
- * written only after the one before it was synced, so only the last frame of the last file can ever
- * be unfinished; and no sector that holds a synced frame is written again.
- *
- *   header   0  8  "STIMDLOG"               frame    0  4  length of the frame, without padding
- *            8  4  format version (1)                4  4  count of commands
- *           12  4  header length (512)               8  8  index of the first command
- *           16  8  base: index before the first     16  4  CRC-32C of the payload
- *           24 36  zero                             20  4  CRC-32C of bytes 0-19
- *           60  4  CRC-32C of bytes 0-59            24  4  mark "STIF"
- *                                                   28 ..  payload: { length u32, command } x count
- *                                                   .. 1   end mark 0xA5
- *                                                   .. ..  zeros to the next multiple of 512
- *
- * Both marks come last in what they close and are not zero, so that a write that stopped early, or
- * a sector that never arrived, shows as zeros or as the end of the file. That is how an unfinished
- * tail, which is cut, is told from a whole frame with a flipped bit, which is damage:
- *
- *   - a bad frame with a sound frame behind it is damage;
- *   - a bad frame whose last byte, or any whole sector of it, is zero or missing is a tail (of a
- *     frame without a sound header only the header is looked at);
- *   - any other bad frame is damage.
+ * Its bytes, and how an unfinished tail is told from damage, are drawn in streamit/command_log.h: a
+ * header and frames, each at a multiple of 512 bytes. A frame is what one sync made durable: one
+ * command, or several that waited together. The next frame is written only after the one before it
+ * was synced, so only the last frame of the last file can ever be unfinished.
  *
  * Space is reserved ahead of the end (fallocate, keeping the size), so that a command can still be
  * committed on a full disk. A log belongs to one thread at a time.
@@ -34,20 +15,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "streamit/command_log.h"
 #include "streamit/status.h"
 
 enum {
-    MDL_SECTOR = 512,
-    MDL_LOG_HEADER_LEN = MDL_SECTOR,
-    MDL_FRAME_HEADER_LEN = 28,
-    MDL_FRAME_OVERHEAD = MDL_FRAME_HEADER_LEN + 1,
-    MDL_COMMAND_OVERHEAD = 4,
-    MDL_GROUP_COUNT_MAX = 256,        /* commands of one frame */
+    MDL_SECTOR = STI_COMMAND_SECTOR,
+    MDL_LOG_HEADER_LEN = STI_COMMAND_LOG_HEADER_LEN,
+    MDL_FRAME_HEADER_LEN = STI_COMMAND_FRAME_HEAD_LEN,
+    MDL_FRAME_OVERHEAD = STI_COMMAND_FRAME_OVERHEAD,
+    MDL_COMMAND_OVERHEAD = STI_COMMAND_OVERHEAD,
+    MDL_GROUP_COUNT_MAX = STI_COMMAND_COUNT_MAX, /* commands of one frame */
     MDL_GROUP_BYTES_MAX = 1024 * 1024 /* ... and bytes of them; a single command may be as large */
 };
 
-#define MDL_LOG_VERSION   1u
-#define MDL_FRAME_LEN_MAX (4u * 1024u * 1024u)
+#define MDL_FRAME_LEN_MAX STI_COMMAND_FRAME_LEN_MAX
 
 /* A command to append; the bytes are borrowed. */
 struct mdl_command {

@@ -12,11 +12,8 @@
 
 #include "file.h"
 #include "streamit/fault.h"
-#include "streamit/record_batch.h"
 
-static const uint8_t snapshot_magic[8] = {'S', 'T', 'I', 'M', 'D', 'S', 'N', 'P'};
-
-enum { BUFFER_LEN = 64 * 1024, CRC_POS = 60 };
+enum { BUFFER_LEN = 64 * 1024 };
 
 /* What the sink gathers until it writes. */
 struct writer {
@@ -74,7 +71,7 @@ static int writer_write(void *ctx, const void *data, size_t len, struct sti_err 
 static int snapshot_fill(struct writer *w, uint64_t index, const struct sti_metadata_fsm *fsm,
                          void *fsm_ctx, struct sti_err *err)
 {
-    uint8_t header[MDL_SNAPSHOT_HEADER_LEN] = {0};
+    uint8_t header[MDL_SNAPSHOT_HEADER_LEN];
     const struct sti_metadata_sink sink = {.write = writer_write, .ctx = w};
     int rc = fsm->snapshot(fsm_ctx, &sink, err);
     if (rc == STI_OK) {
@@ -83,13 +80,10 @@ static int snapshot_fill(struct writer *w, uint64_t index, const struct sti_meta
     if (rc != STI_OK) {
         return rc;
     }
-    memcpy(header, snapshot_magic, sizeof snapshot_magic);
-    mdl_put32(header + 8, MDL_SNAPSHOT_VERSION);
-    mdl_put32(header + 12, MDL_SNAPSHOT_HEADER_LEN);
-    mdl_put64(header + 16, index);
-    mdl_put64(header + 24, w->pos - MDL_SNAPSHOT_HEADER_LEN);
-    mdl_put32(header + 32, w->crc);
-    mdl_put32(header + CRC_POS, sti_crc32c(0, header, CRC_POS));
+    sti_command_snapshot_put(
+        header, &(struct sti_command_snapshot){.index = index,
+                                               .payload_len = w->pos - MDL_SNAPSHOT_HEADER_LEN,
+                                               .payload_crc = w->crc});
     int error = STI_FAULT("metadata.snapshot.before_header");
     if (error == 0) {
         error = mdl_write_all(w->fd, header, sizeof header, 0);
@@ -151,27 +145,23 @@ static int snapshot_damage(const char *path, struct sti_err *err, uint64_t pos, 
 static int snapshot_check(const char *path, const uint8_t *file, uint64_t len, uint64_t index,
                           struct sti_err *err)
 {
-    if (len < MDL_SNAPSHOT_HEADER_LEN) {
-        return snapshot_damage(path, err, len, "the file ends within its header");
+    struct sti_command_snapshot header;
+    struct sti_err why;
+    size_t pos;
+    int rc = sti_command_snapshot_get(file, (size_t)len, &header, &pos, &why);
+    if (rc == STI_E_UNSUPPORTED) {
+        return sti_err_set(err, rc, "%s: %s", mdl_shown(path), why.msg);
     }
-    if (memcmp(file, snapshot_magic, sizeof snapshot_magic) != 0) {
-        return snapshot_damage(path, err, 0, "this is not a snapshot");
+    if (rc != STI_OK) {
+        return snapshot_damage(path, err, pos, why.msg);
     }
-    if (mdl_get32(file + CRC_POS) != sti_crc32c(0, file, CRC_POS)) {
-        return snapshot_damage(path, err, 0, "the header's checksum is wrong");
+    if (header.index != index) {
+        return snapshot_damage(path, err, 16, "the header belongs to another file");
     }
-    if (mdl_get32(file + 8) != MDL_SNAPSHOT_VERSION) {
-        return sti_err_set(err, STI_E_UNSUPPORTED,
-                           "%s: format version %u, this release reads %u: upgrade StreamIt",
-                           mdl_shown(path), mdl_get32(file + 8), MDL_SNAPSHOT_VERSION);
-    }
-    if (mdl_get32(file + 12) != MDL_SNAPSHOT_HEADER_LEN || mdl_get64(file + 16) != index) {
-        return snapshot_damage(path, err, 12, "the header belongs to another file");
-    }
-    if (mdl_get64(file + 24) != len - MDL_SNAPSHOT_HEADER_LEN) {
+    if (header.payload_len != len - MDL_SNAPSHOT_HEADER_LEN) {
         return snapshot_damage(path, err, len, "the file has another length than its header says");
     }
-    if (mdl_get32(file + 32) !=
+    if (header.payload_crc !=
         sti_crc32c(0, file + MDL_SNAPSHOT_HEADER_LEN, (size_t)(len - MDL_SNAPSHOT_HEADER_LEN))) {
         return snapshot_damage(path, err, MDL_SNAPSHOT_HEADER_LEN,
                                "the payload's checksum is wrong");

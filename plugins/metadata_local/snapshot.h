@@ -1,14 +1,6 @@
 /* snapshot.h -- one snapshot file: the whole state after a command.
  *
- *    0  8  "STIMDSNP"
- *    8  4  format version (1)
- *   12  4  header length (64)
- *   16  8  index of the last command in it
- *   24  8  payload length, bytes; the file ends with it
- *   32  4  CRC-32C of the payload
- *   36 24  zero
- *   60  4  CRC-32C of bytes 0-59
- *   64 ..  payload
+ * A header of 64 bytes and the payload, drawn in streamit/command_log.h.
  *
  * Written aside, synced, renamed, folder synced: under its name a snapshot is whole or damaged,
  * never unfinished.
@@ -19,11 +11,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "streamit/command_log.h"
 #include "streamit/metadata.h"
 
-enum { MDL_SNAPSHOT_HEADER_LEN = 64 };
-
-#define MDL_SNAPSHOT_VERSION 1u
+enum { MDL_SNAPSHOT_HEADER_LEN = STI_COMMAND_SNAPSHOT_HEAD_LEN };
 
 /* "snapshot-<20 digits>" */
 void mdl_snapshot_name(char name[32], uint64_t index);

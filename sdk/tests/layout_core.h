@@ -10,6 +10,7 @@
 
 #include "layout.h"
 
+#include "streamit/command_log.h"
 #include "streamit/log_files.h"
 #include "streamit/option.h"
 #include "streamit/plugin.h"
@@ -363,5 +364,30 @@ LAYOUT_SIZE(sti_epoch_entry, 16);
 LAYOUT_FIELD(sti_epoch_entry, epoch, 0, 4);
 LAYOUT_FIELD(sti_epoch_entry, reserved, 4, 4);
 LAYOUT_FIELD(sti_epoch_entry, start_offset, 8, 8);
+
+/* ---- command_log.h */
+
+LAYOUT_VALUE(STI_COMMAND_SECTOR, 512);
+LAYOUT_VALUE(STI_COMMAND_FRAME_HEAD_LEN, 28);
+LAYOUT_VALUE(STI_COMMAND_FRAME_OVERHEAD, 29);
+LAYOUT_VALUE(STI_COMMAND_OVERHEAD, 4);
+LAYOUT_VALUE(STI_COMMAND_FRAME_LEN_MAX, 4194304);
+LAYOUT_VALUE(STI_COMMAND_COUNT_MAX, 256);
+LAYOUT_VALUE(STI_COMMAND_SNAPSHOT_HEAD_LEN, 64);
+LAYOUT_VALUE(STI_FRAME_SOUND, 0);
+LAYOUT_VALUE(STI_FRAME_NONE, 1);
+LAYOUT_VALUE(STI_FRAME_TAIL, 2);
+LAYOUT_VALUE(STI_FRAME_BAD, 3);
+
+LAYOUT_SIZE(sti_command_frame, 24);
+LAYOUT_FIELD(sti_command_frame, len, 0, 4);
+LAYOUT_FIELD(sti_command_frame, count, 4, 4);
+LAYOUT_FIELD(sti_command_frame, payload_crc, 8, 4);
+LAYOUT_FIELD(sti_command_frame, first, 16, 8);
+
+LAYOUT_SIZE(sti_command_snapshot, 24);
+LAYOUT_FIELD(sti_command_snapshot, index, 0, 8);
+LAYOUT_FIELD(sti_command_snapshot, payload_len, 8, 8);
+LAYOUT_FIELD(sti_command_snapshot, payload_crc, 16, 4);
 
 #endif /* STREAMIT_LAYOUT_CORE_H */
