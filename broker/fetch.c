@@ -361,6 +361,26 @@ static void row_range(struct brk_fetch_row *row, int64_t log_start, int64_t end)
     row->row->log_start = log_start;
 }
 
+/* Has the log begun anew since the caller read from it? Then its offset names another record now,
+ * if any. @param start  where the partition's epoch began, -1: not known */
+static bool row_is_of_old(struct brk_fetch_row *row, int64_t start)
+{
+    const struct sti_fetch_row *in = row->row;
+    struct sti_err err;
+    bool told = in->struct_size >= offsetof(struct sti_fetch_row, last_epoch) + sizeof(int32_t);
+    if (!told || in->last_epoch < 0 || start < 0 || in->offset <= start ||
+        in->last_epoch >= row->part->leader_epoch) {
+        return false;
+    }
+    sti_err_set(&err, STI_E_OFFSET_OUT_OF_RANGE,
+                "%s-%d: the log has begun anew at offset %lld with leader epoch %d; offset %lld "
+                "of epoch %d is gone",
+                row->part->topic, row->part->index, (long long)start, row->part->leader_epoch,
+                (long long)in->offset, in->last_epoch);
+    row_fail(row, STI_E_OFFSET_OUT_OF_RANGE, &err);
+    return true;
+}
+
 /* Fill what a row says of its partition, and decide whether there is something to read.
  * @return true: `end` is where reading stops */
 static bool row_prepare(struct brk_fetch_row *row, int64_t *end)
@@ -373,6 +393,7 @@ static bool row_prepare(struct brk_fetch_row *row, int64_t *end)
     int64_t start = atomic_load(&part->log_start), high = atomic_load(&part->high_watermark);
     int64_t written = atomic_load(&part->written_end);
     bool readable = part->store != NULL;
+    int64_t epoch_start = part->epoch_start;
     err = part->why;
     row->opening = !readable && state == BRK_PART_OPENING;
     pthread_mutex_unlock(&part->mu);
@@ -394,6 +415,10 @@ static bool row_prepare(struct brk_fetch_row *row, int64_t *end)
     out->high_watermark = high;
     out->last_stable = high;
     out->log_start = start;
+    if (row_is_of_old(row, epoch_start)) {
+        out->log_start = start;
+        return false;
+    }
     if (out->offset < start || out->offset > written) {
         row_range(row, start, high);
         return false;

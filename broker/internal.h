@@ -183,6 +183,7 @@ struct brk_partition {
     bool appending;       /* @locks mu */
     int64_t next_offset;  /* @thread strand */
     int32_t stored_epoch; /* of the last batch: @thread strand */
+    int64_t epoch_start;  /* where the leader epoch began in this log, -1: not known. @locks mu */
 
     pthread_mutex_t mu;
     int state; /* enum brk_part_state: @locks mu; also read relaxed */

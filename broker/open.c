@@ -177,6 +177,7 @@ static void open_ends(struct brk_partition *part, struct sti_storage_partition *
     atomic_store(&part->high_watermark, state->log_start);
     part->next_offset = state->written_end;
     part->stored_epoch = state->last_epoch;
+    part->epoch_start = state->last_epoch < part->leader_epoch ? state->written_end : -1;
     pthread_mutex_unlock(&part->mu);
 }
 

@@ -651,6 +651,7 @@ struct brk_partition *brk_partition_new(struct brk_topic *owner, int32_t index,
     memcpy(part->topic_id, owner->id, sizeof part->topic_id);
     part->index = index;
     part->leader_epoch = leader_epoch;
+    part->epoch_start = -1;
     part->values = *values;
     atomic_init(&part->max_message_bytes, values->max_message_bytes);
     atomic_init(&part->min_insync, values->min_insync_replicas);

@@ -22,6 +22,7 @@ struct ready {
     struct reader *reader;
     uint8_t *data;            /* the whole message */
     const uint8_t *pos, *end; /* batches that are left */
+    bool opened;              /* one of them was handed out */
     int64_t high_watermark;
     uint64_t held; /* bytes that count against prefetch */
     struct sti_err err;
@@ -31,8 +32,9 @@ struct reader {
     struct sti_consumer *consumer;
     struct cl_topic *topic;
     int32_t partition;
-    int64_t fetch_offset; /* of the next fetch */
-    int64_t next_offset;  /* of the next record to hand out */
+    int64_t fetch_offset;  /* of the next fetch */
+    int64_t next_offset;   /* of the next record to hand out */
+    int32_t fetched_epoch; /* of the last batch that was fetched, -1: none yet */
     struct cl_call call;
     struct cl_alarm retry;
     bool in_call, backing_off, stopped, idle; /* idle: waits for room */
@@ -104,6 +106,10 @@ static void reader_fetch(struct reader *r)
     row.partition = r->partition;
     row.offset = r->fetch_offset;
     row.max_bytes = c->config.fetch_bytes;
+    if (r->fetched_epoch >= 0) {
+        row.known_last_epoch_case = STREAMIT__V1__FETCH_PARTITION__KNOWN_LAST_EPOCH_LAST_EPOCH;
+        row.last_epoch = r->fetched_epoch;
+    }
     request.max_wait_ms = c->config.max_wait_ms;
     request.min_bytes = 1;
     request.max_bytes = c->config.fetch_bytes;
@@ -168,16 +174,28 @@ static void reader_failed(struct reader *r, const struct cl_failure *failure)
     cl_alarm_start(c->client, &r->retry, now + (asked > wait ? asked : wait));
 }
 
-/* Where the fetch behind these batches begins. Bytes that are no header end the walk: poll finds
- * and reports them. */
-static int64_t offset_after(const uint8_t *pos, const uint8_t *end, int64_t offset)
+/* Does a batch stand where it must? (Offsets are dense: no topic is compacted yet.) No checksum
+ * covers its base offset: the first batch of an answer contains the offset asked for, and each
+ * further one begins behind the one before.
+ * @param expected  the offset asked for, or behind the batch before: `first` says which */
+static bool follows(const struct sti_batch_header *header, int64_t expected, bool first)
+{
+    return first ? header->base_offset >= 0 && header->base_offset <= expected &&
+                       sti_batch_last_offset(header) >= expected
+                 : header->base_offset == expected;
+}
+
+/* Where the fetch behind these batches begins, and the epoch of the last one. Bytes that are no
+ * header, and a batch out of place, end the walk: poll finds and reports them. */
+static int64_t offset_after(const uint8_t *pos, const uint8_t *end, int64_t offset, int32_t *epoch)
 {
     struct sti_batch_header header;
-    while (pos < end &&
-           sti_batch_header_decode(pos, (size_t)(end - pos), &header, NULL) == STI_OK &&
-           header.total_len <= (uint64_t)(end - pos)) {
-        int64_t after = sti_batch_last_offset(&header) + 1;
-        offset = after > offset ? after : offset;
+    for (bool first = true;
+         pos < end && sti_batch_header_decode(pos, (size_t)(end - pos), &header, NULL) == STI_OK &&
+         header.total_len <= (uint64_t)(end - pos) && follows(&header, offset, first);
+         first = false) {
+        offset = sti_batch_last_offset(&header) + 1;
+        *epoch = header.leader_epoch;
         pos += header.total_len;
     }
     return offset;
@@ -238,7 +256,8 @@ static void fetch_answered(struct cl_call *call, grpc_byte_buffer *in,
     } else {
         r->failures = 0;
         if (ready != NULL) {
-            int64_t after = offset_after(ready->pos, ready->end, r->fetch_offset);
+            int64_t after =
+                offset_after(ready->pos, ready->end, r->fetch_offset, &r->fetched_epoch);
             /* No progress means bytes that cannot be read: hand them to poll, which says so, and
              * stop. */
             r->stopped = after == r->fetch_offset;
@@ -293,6 +312,10 @@ static int batch_open(struct sti_consumer *c, struct ready *ready, size_t *count
         struct sti_slice slice = sti_slice_borrow(ready->pos, (size_t)header.total_len);
         rc = sti_batch_check(&slice, 1, STI_CHECK_CRC, UINT64_MAX, &header, &cause);
     }
+    if (rc == STI_OK && !follows(&header, r->next_offset, !ready->opened)) {
+        rc = sti_err_set(&cause, STI_E_CORRUPT_BATCH, "it says that it holds %lld to %lld",
+                         (long long)header.base_offset, (long long)sti_batch_last_offset(&header));
+    }
     if (rc == STI_OK) {
         rc = sti_batch_iter_init(&c->iter, ready->pos, (size_t)header.total_len,
                                  (size_t)c->config.batch_bytes_max, &cause);
@@ -314,6 +337,7 @@ static int batch_open(struct sti_consumer *c, struct ready *ready, size_t *count
         return data_loss(r, header.base_offset, &cause, err);
     }
     ready->pos += header.total_len;
+    ready->opened = true;
     r->next_offset = sti_batch_last_offset(&header) + 1;
     return STI_OK;
 }
@@ -437,6 +461,7 @@ static int reader_init(struct sti_consumer *c, struct reader *r, const struct st
             offset == STI_START_BEGINNING ? STI_START_BEGINNING : STI_START_END, &offset, err);
     }
     r->fetch_offset = r->next_offset = offset;
+    r->fetched_epoch = -1;
     return rc;
 }
 

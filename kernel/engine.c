@@ -61,6 +61,9 @@ static int read_note(const char *data_dir, const char *instance, int dir_fd,
                            strerror(cause));
     }
     text[len] = '\0';
+    if (len == 0) {
+        return STI_OK; /* what a loss of power leaves of a file that was not synced */
+    }
     if (parse_text(text, (size_t)len, engine)) {
         return STI_OK;
     }
@@ -155,7 +158,7 @@ static int write_note(int dir_fd, const char *engine)
         return errno;
     }
     errno = ENOSPC; /* of a short write */
-    if (write(fd, text, (size_t)len) != len || fsync(fd) != 0) {
+    if (write(fd, text, (size_t)len) != len) {
         cause = errno;
     }
     (void)close(fd);
@@ -164,9 +167,8 @@ static int write_note(int dir_fd, const char *engine)
     }
     if (cause != 0) {
         (void)unlinkat(dir_fd, KRN_ENGINE_FILE ".tmp", 0);
-        return cause;
     }
-    return fsync(dir_fd) == 0 ? 0 : errno;
+    return cause;
 }
 
 int krn_engine_note(const char *data_dir, const struct krn_engine *engine, struct sti_err *err)

@@ -12,8 +12,9 @@
  * name. A folder that is empty but for the file, or has no such file, says nothing; a folder made
  * before there was such a file gets one.
  *
- * Crash points. The file is written aside, synced and renamed; it appears before the listeners
- * accept. A folder whose node died before that has none yet.
+ * Crash points. The file is written aside and renamed before the listeners accept. Nobody waits for
+ * a sync: a loss of power just after may cost the file, or leave it empty, which says nothing; the
+ * next start makes it again.
  *
  * Failure. STI_E_CONFIG (another engine, or none), STI_E_DATA_LOSS (the file is damaged), STI_E_IO.
  * Main thread.

@@ -330,7 +330,8 @@ void fetch_add(struct fetch_call *f, const char *topic, int32_t partition, int64
                                         .topic = topic,
                                         .offset = offset,
                                         .max_bytes = 1 << 20,
-                                        .leader_epoch = -1};
+                                        .leader_epoch = -1,
+                                        .last_epoch = -1};
     f->row_ptrs[i] = &f->rows[i];
 }
 

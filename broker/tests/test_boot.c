@@ -102,6 +102,24 @@ static void test_memory_raises_the_epoch(void **state)
     assert_int_equal(f.rows[0].status, STI_E_STALE_EPOCH);
     assert_int_equal(f.rows[0].slice_count, 0);
     fetch_fini(&f);
+    fetch_init(&f, 0);
+    fetch_add(&f, "t", 0, 5);
+    f.rows[0].last_epoch = 1; /* what it has read is of the log before */
+    fetch_send(fix, &f);
+    assert_int_equal(f.rows[0].status, STI_E_OFFSET_OUT_OF_RANGE);
+    assert_string_equal(f.rows[0].err.msg,
+                        "t-0: the log has begun anew at offset 0 with leader epoch 2; offset 5 of "
+                        "epoch 1 is gone");
+    assert_int_equal(f.rows[0].current_leader_epoch, 2);
+    assert_int_equal(f.rows[0].log_start, 0);
+    fetch_fini(&f);
+    fetch_init(&f, 0);
+    fetch_add(&f, "t", 0, 5);
+    f.rows[0].last_epoch = 2;
+    fetch_send(fix, &f);
+    assert_int_equal(f.rows[0].status, STI_OK);
+    assert_int_equal(f.rows[0].slice_count, 1);
+    fetch_fini(&f);
 }
 
 /* A durable log goes on, and so does its epoch: nothing is committed at its start. */

@@ -142,9 +142,15 @@ int sme_open(void *self, const struct sti_storage_open *args, struct sti_storage
         part->open = true;
     }
     pthread_mutex_unlock(&store->mu);
+    if (over) {
+        sti_metric_add(store->refused_metric, 1);
+        return sti_err_set(err, rc,
+                           "%s-%" PRId32 ": bytes_max = %" PRId64 " of storage %s is reached",
+                           id->topic, id->partition, store->conf->bytes_max, store->host->instance);
+    }
     if (rc != STI_OK) {
         return sti_err_set(err, rc, "%s-%" PRId32 ": %s", id->topic, id->partition,
-                           over ? "bytes_max is reached" : sti_status_text(rc));
+                           sti_status_text(rc));
     }
     sme_state(part, state);
     *out = part;

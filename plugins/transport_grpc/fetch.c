@@ -146,6 +146,7 @@ static int row_fill(const Streamit__V1__FetchPartition *from, uint32_t max_bytes
                                   .offset = from->offset,
                                   .max_bytes = max_bytes,
                                   .leader_epoch = -1,
+                                  .last_epoch = -1,
                                   .leader_hint = -1,
                                   .high_watermark = -1};
     if (from->max_bytes != 0 && from->max_bytes < max_bytes) {
@@ -154,6 +155,9 @@ static int row_fill(const Streamit__V1__FetchPartition *from, uint32_t max_bytes
     if (from->known_leader_epoch_case ==
         STREAMIT__V1__FETCH_PARTITION__KNOWN_LEADER_EPOCH_LEADER_EPOCH) {
         row->leader_epoch = from->leader_epoch;
+    }
+    if (from->known_last_epoch_case == STREAMIT__V1__FETCH_PARTITION__KNOWN_LAST_EPOCH_LAST_EPOCH) {
+        row->last_epoch = from->last_epoch;
     }
     if (from->topic_id.len != 0 && from->topic_id.len != sizeof row->topic_id) {
         return sti_err_set(err, STI_E_INVALID_ARGUMENT,

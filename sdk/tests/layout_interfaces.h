@@ -201,7 +201,7 @@ LAYOUT_FIELD(sti_produce, replicas_synced_min, 36, 4);
 LAYOUT_FIELD(sti_produce, done, 40, 8);
 LAYOUT_FIELD(sti_produce, user, 48, 8);
 
-LAYOUT_SIZE(sti_fetch_row, 992);
+LAYOUT_SIZE(sti_fetch_row, 1000);
 LAYOUT_FIELD(sti_fetch_row, struct_size, 0, 4);
 LAYOUT_FIELD(sti_fetch_row, partition, 4, 4);
 LAYOUT_FIELD(sti_fetch_row, topic, 8, 8);
@@ -219,6 +219,8 @@ LAYOUT_FIELD(sti_fetch_row, log_start, 80, 8);
 LAYOUT_FIELD(sti_fetch_row, bytes, 88, 8);
 LAYOUT_FIELD(sti_fetch_row, slices, 96, 640);
 LAYOUT_FIELD(sti_fetch_row, err, 736, 256);
+LAYOUT_FIELD(sti_fetch_row, last_epoch, 992, 4);
+LAYOUT_FIELD(sti_fetch_row, reserved, 996, 4);
 
 LAYOUT_SIZE(sti_fetch, 80);
 LAYOUT_FIELD(sti_fetch, struct_size, 0, 4);

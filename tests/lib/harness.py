@@ -334,8 +334,14 @@ class TestCase(unittest.TestCase):
     def daemon(self, *args, timeout=60):
         """Run the daemon with other arguments than a node's, to its end."""
         process = spawn([DAEMON, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, err = process.communicate(timeout=timeout)
-        _running.pop(process.pid, None)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            self.fail(f"no end within {timeout} s: {Result([DAEMON, *args], None, out, err)}")
+        finally:
+            _running.pop(process.pid, None)
         return Result([DAEMON, *args], process.returncode, out, err)
 
 

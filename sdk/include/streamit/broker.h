@@ -118,6 +118,11 @@ struct sti_fetch_row {
                                                       `offset`; referenced: the caller releases
                                                       each, see sti_fetch_release */
     struct sti_err err;
+    /* since 0.2 */
+    int32_t last_epoch; /* of the batch that the caller read before `offset`, or -1: when the log
+                           has begun anew since (see current_leader_epoch), the row is answered
+                           with OFFSET_OUT_OF_RANGE, also if the offset is there again */
+    int32_t reserved;
 };
 
 struct sti_fetch {
