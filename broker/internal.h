@@ -186,7 +186,8 @@ struct brk_partition {
     int64_t epoch_start;  /* where the leader epoch began in this log, -1: not known. @locks mu */
 
     pthread_mutex_t mu;
-    int state; /* enum brk_part_state: @locks mu; also read relaxed */
+    int state;    /* enum brk_part_state: @locks mu; also read relaxed */
+    bool damaged; /* storage has found damage since it was opened; `why` says what */
     struct sti_err why;
     struct brk_produce_row *queue_head, *queue_tail; /* wait for the strand */
     bool append_posted;

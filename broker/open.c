@@ -83,10 +83,35 @@ static void on_failed(void *ctx, const struct sti_err *err)
                             "is poisoned; the records may be stored: see the node's log");
 }
 
+/* Damage that was found while the partition is open: from here on it is what it would be had it
+ * been found at the start. What was written before goes on to its acks, and reads go around the
+ * range. */
+static void on_damaged(void *ctx, const struct sti_err *err)
+{
+    struct brk_partition *part = ctx;
+    struct sti_err why;
+    sti_err_set(&why, STI_E_DATA_LOSS, "%s-%d takes no appends: %.180s", part->topic, part->index,
+                err->msg);
+    pthread_mutex_lock(&part->mu);
+    bool first = !part->damaged;
+    part->damaged = true;
+    if (first && part->state == BRK_PART_ONLINE) {
+        brk_partition_set_state(part, BRK_PART_OFFLINE, &why);
+    } else if (first && part->state == BRK_PART_OPENING) {
+        part->why = why; /* brk_partition_opened goes by it */
+    }
+    pthread_mutex_unlock(&part->mu);
+    sti_log(part->broker->host, STI_LOG_ERROR, "partition_offline", why.msg,
+            STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
+            STI_F_STR("code", sti_status_name(STI_E_DATA_LOSS)));
+    brk_offline_report(part->broker);
+}
+
 static const struct sti_storage_events events = {
     .struct_size = sizeof events,
     .synced = on_synced,
     .failed = on_failed,
+    .damaged = on_damaged,
 };
 
 /* ---- opening ------------------------------------------------------------------------------- */

@@ -385,6 +385,16 @@ static void append_succeeded(struct brk_partition *part, struct brk_produce_row 
 static void append_failed(struct brk_partition *part, struct brk_produce_row *rows, int status,
                           const struct sti_err *err)
 {
+    struct sti_err damage;
+    if (status == STI_E_POISONED) { /* what was queued when damage was found is refused for that */
+        pthread_mutex_lock(&part->mu);
+        if (part->damaged && part->state == BRK_PART_OFFLINE) {
+            damage = part->why;
+            err = &damage;
+            status = damage.code;
+        }
+        pthread_mutex_unlock(&part->mu);
+    }
     while (rows != NULL) {
         struct brk_produce_row *row = rows;
         rows = row->next;
@@ -593,12 +603,17 @@ void brk_partition_opened(struct brk_partition *part, int state, const struct st
     }
     pthread_mutex_lock(&part->mu);
     if (part->state == BRK_PART_OPENING) {
+        struct sti_err damage = part->why;
         brk_partition_set_state(part, state, why);
         if (state != BRK_PART_ONLINE) {
             refused = rows_take(&part->queue_head, &part->queue_tail, &count);
         } else if (part->queue_head != NULL && !part->append_posted) {
             part->append_posted = true;
             host->strand_post(host->ctx, &part->strand, &part->append_task);
+        }
+        if (state == BRK_PART_ONLINE &&
+            part->damaged) { /* found between the two; the queue gets it */
+            brk_partition_set_state(part, BRK_PART_OFFLINE, &damage);
         }
     }
     pthread_mutex_unlock(&part->mu);

@@ -673,6 +673,20 @@ void fs_fail(struct fake_storage *fs, const char *topic, int32_t partition)
     part->events->failed(part->ctx, &err);
 }
 
+void fs_damage(struct fake_storage *fs, const char *topic, int32_t partition)
+{
+    struct sti_err err;
+    pthread_mutex_lock(&fs->mu);
+    struct fs_log *log = log_find(fs, topic, partition);
+    assert_non_null(log);
+    log->poisoned = true; /* refuses appends; syncs go on */
+    struct sti_storage_partition *part = log->handle;
+    pthread_mutex_unlock(&fs->mu);
+    sti_err_set(&err, STI_E_DATA_LOSS, "offsets 0 to 0 are damaged");
+    assert_true(STI_HAS(part->events, damaged));
+    part->events->damaged(part->ctx, &err);
+}
+
 void fs_lose(struct fake_storage *fs, const char *topic, int32_t partition)
 {
     pthread_mutex_lock(&fs->mu);

@@ -61,6 +61,8 @@ unsigned fs_get(struct fake_storage *fs, const unsigned *counter);
 void fs_sync(struct fake_storage *fs, const char *topic, int32_t partition);
 /* Poison a partition and tell the broker. */
 void fs_fail(struct fake_storage *fs, const char *topic, int32_t partition);
+/* Tell of a damaged range, as a scrub would; appends are refused from then on, syncs go on. */
+void fs_damage(struct fake_storage *fs, const char *topic, int32_t partition);
 /* Forget a partition, as if somebody had removed its folder. */
 void fs_lose(struct fake_storage *fs, const char *topic, int32_t partition);
 bool fs_has(struct fake_storage *fs, const char *topic, int32_t partition);

@@ -239,6 +239,49 @@ static void test_poison(void **state)
     assert_int_equal(test_host_metric(fix->th, "streamit_partitions_offline", NULL), 0);
 }
 
+/* Damage that is found while the partition is open refuses what comes, not what was written. */
+static void test_damage(void **state)
+{
+    struct fixture *fix = with_topic(state, "flush.policy", "commit");
+    struct produce_call waiting, late;
+    start(fix, &waiting, STI_ACKS_LEADER);
+    fix_wait_metric(fix, "streamit_produce_acks_waiting", 1);
+    fs_damage(fix->fs, "t", 0);
+    fs_damage(fix->fs, "t", 0); /* a second range changes nothing */
+    start(fix, &late, STI_ACKS_LEADER);
+    produce_wait(&late);
+    assert_string_equal(late.rows[0].err.msg, "t-0 takes no appends: offsets 0 to 0 are damaged");
+    ends(&late, STI_E_DATA_LOSS);
+    assert_int_equal(fix_partition(fix, "t", 0).status, STI_E_DATA_LOSS);
+    assert_int_equal(test_host_metric(fix->th, "streamit_partitions_offline", NULL), 1);
+    assert_int_equal(test_host_logged(fix->th, "partition_offline"), 2);
+    fs_sync(fix->fs, "t", 0);
+    produce_wait(&waiting);
+    assert_int_equal(waiting.rows[0].base_offset, 0);
+    ends(&waiting, STI_OK);
+    assert_int_equal(fix_delete(fix, "t"), STI_OK);
+    assert_int_equal(test_host_metric(fix->th, "streamit_partitions_offline", NULL), 0);
+}
+
+/* What waits for the strand when damage is found is refused with the damage, not as poisoned. */
+static void test_damage_beside_an_append(void **state)
+{
+    struct fixture *fix = with_topic(state, NULL, NULL);
+    struct produce_call first, queued;
+    FAKE_SET(fix->fs, hold_appends, true);
+    start(fix, &first, STI_ACKS_LEADER);
+    fs_wait(fix->fs, &fix->fs->appends_held, 1);
+    start(fix, &queued, STI_ACKS_LEADER);
+    fs_damage(fix->fs, "t", 0);
+    fs_release_appends(fix->fs);
+    produce_wait(&first);
+    assert_int_equal(first.rows[0].base_offset, 0);
+    ends(&first, STI_OK);
+    produce_wait(&queued);
+    assert_int_equal(queued.rows[0].base_offset, -1);
+    ends(&queued, STI_E_DATA_LOSS);
+}
+
 /* ---- the checkpoint of epochs
  * -------------------------------------------------------------------- */
 
@@ -285,6 +328,8 @@ int main(void)
         TEST(timeout_while_waiting),
         TEST(errors_pass_through),
         TEST(poison),
+        TEST(damage),
+        TEST(damage_beside_an_append),
         TEST(epoch_checkpoint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

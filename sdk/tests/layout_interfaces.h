@@ -62,12 +62,13 @@ LAYOUT_FIELD(sti_storage_state, flags, 52, 4);
 LAYOUT_FIELD(sti_storage_state, recovered_bytes, 56, 8);
 LAYOUT_FIELD(sti_storage_state, truncated_bytes, 64, 8);
 
-LAYOUT_SIZE(sti_storage_events, 32);
+LAYOUT_SIZE(sti_storage_events, 40);
 LAYOUT_FIELD(sti_storage_events, struct_size, 0, 4);
 LAYOUT_FIELD(sti_storage_events, reserved, 4, 4);
 LAYOUT_FIELD(sti_storage_events, recovered, 8, 8);
 LAYOUT_FIELD(sti_storage_events, synced, 16, 8);
 LAYOUT_FIELD(sti_storage_events, failed, 24, 8);
+LAYOUT_FIELD(sti_storage_events, damaged, 32, 8);
 
 LAYOUT_SIZE(sti_storage_open, 40);
 LAYOUT_FIELD(sti_storage_open, struct_size, 0, 4);

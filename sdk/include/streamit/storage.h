@@ -121,6 +121,11 @@ struct sti_storage_events {
     void (*synced)(void *ctx, int64_t synced_end);
     /* The partition is poisoned; err says by what. */
     void (*failed)(void *ctx, const struct sti_err *err);
+    /* Since 0.2. Stored bytes were found bad while the partition was open; err, STI_E_DATA_LOSS,
+     * says which. From before the event on it is as after an open that returned STI_E_DATA_LOSS:
+     * appends are refused, reads into the range get STI_E_DATA_LOSS, all else goes on, also the
+     * syncs of what was written. Once for each range. */
+    void (*damaged)(void *ctx, const struct sti_err *err);
 };
 
 #define STI_STORAGE_CREATE 0x1u /* the partition must not exist: STI_E_ALREADY_EXISTS */
