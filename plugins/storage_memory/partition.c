@@ -308,6 +308,9 @@ int sme_blob_get(struct sti_storage_partition *part, const char *name, void **da
 {
     *data = NULL;
     *len = 0;
+    if (!is_blob_name(name)) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT, "\"%.64s\" is no name for a blob", name);
+    }
     bool found = false;
     pthread_mutex_lock(&part->mu);
     for (struct sme_blob *blob = part->blobs; blob != NULL; blob = blob->next) {

@@ -31,6 +31,10 @@
  * failed fsync is never retried and called success. A full disk is no poison: STI_E_DISK_FULL
  * leaves the log as it was. One bad partition never touches another.
  *
+ * The suite. What this page promises is proved by `streamit-conform FILE.so`, which is part of the
+ * SDK and of every installation: storage_mmap and storage_memory pass it, and a rule that it does
+ * not check is no rule. What an engine does not promise by its capability bits is skipped by name.
+ *
  * How others use it. A cluster follower appends batches with the leader's offsets and epochs, reads
  * to its written end, and truncates by epoch. The Kafka wire reads file ranges and never looks at
  * the bytes. An object store completes append when its upload is acknowledged (the broker combines
@@ -159,7 +163,9 @@ struct sti_storage_append {
     uint32_t batch_count;
     struct sti_append_batch *const *batches;
     /* status: STI_OK; STI_E_DISK_FULL (nothing changed; bytes_needed is set); STI_E_IO (poisoned);
-     * STI_E_POISONED; STI_E_RESOURCE_EXHAUSTED (a bound of a memory engine; nothing changed) */
+     * STI_E_POISONED; STI_E_RESOURCE_EXHAUSTED (a bound of a memory engine, or no descriptors;
+     * nothing changed); STI_E_INVALID_ARGUMENT (it does not follow the log; nothing changed);
+     * STI_E_MESSAGE_TOO_LARGE (no segment can hold the batch; nothing changed) */
     void (*done)(struct sti_storage_append *op, int status, const struct sti_err *err);
     int64_t written_end;   /* out */
     uint64_t bytes_needed; /* out, with STI_E_DISK_FULL */
@@ -168,17 +174,17 @@ struct sti_storage_append {
 #define STI_READ_MEMORY                                                                            \
     0x1u /* fill `data` of each slice, populated; otherwise it may be NULL where fd is given */
 #define STI_READ_NO_WAIT                                                                           \
-    0x2u /* do no I/O that could wait: STI_E_WOULD_BLOCK instead; any thread                       \
-          */
+    0x2u /* do no I/O that could wait: STI_E_WOULD_BLOCK instead, returned or through `done`; any  \
+            thread, and needs no other: the answer is there when read returns */
 
 /* A read of whole batches, from the batch that contains `offset`. Caller's memory until `done`. */
 struct sti_storage_read {
     uint32_t struct_size;
-    uint32_t flags; /* STI_READ_* */
-    int64_t offset; /* log_start <= offset <= end_offset */
-    int64_t
-        end_offset; /* batches that begin at or after it are left out; at most the written end */
-    uint64_t max_bytes;       /* the first batch is returned whole even if it is larger */
+    uint32_t flags;     /* STI_READ_* */
+    int64_t offset;     /* log_start <= offset <= end_offset */
+    int64_t end_offset; /* batches that begin at or after it are left out; one behind the written
+                           end stands for the written end */
+    uint64_t max_bytes; /* the first batch is returned whole even if it is larger */
     struct sti_slice *slices; /* caller's array */
     uint32_t slice_max;       /* its length, >= 1 */
     uint32_t slice_count;     /* out: each holds a reference for the caller to release */
@@ -224,7 +230,9 @@ struct sti_storage {
      * @return STI_OK; STI_E_ALREADY_EXISTS; STI_E_NOT_FOUND; STI_E_DATA_LOSS (damage: *part is
      * still opened, for reads, with STI_STORAGE_STATE_DAMAGED); STI_E_IO; STI_E_DISK_FULL;
      * STI_E_IN_USE; STI_E_RESOURCE_EXHAUSTED; STI_E_UNSUPPORTED (a format version, or a setting
-     * this engine cannot honour, by name) */
+     * this engine cannot honour, by name: without STI_STORAGE_DURABLE the policies commit and
+     * interval); STI_E_INVALID_ARGUMENT (no topic's name, no partition). A partition of another
+     * topic id is not found: it is another topic's. */
     int (*open)(void *self, const struct sti_storage_open *args,
                 struct sti_storage_partition **part, struct sti_storage_state *state,
                 struct sti_err *err);
@@ -239,12 +247,13 @@ struct sti_storage {
     int (*read)(struct sti_storage_partition *part, struct sti_storage_read *op);
     int (*sync)(struct sti_storage_partition *part, struct sti_storage_sync *op);
     /* The first offset whose batch holds a timestamp >= timestamp_ms, rounded down to that batch's
-     * base offset.
+     * base offset, but not below log_start; *found_ms is the batch's largest timestamp.
      * @return STI_OK, STI_E_NOT_FOUND (all are older), STI_E_IO */
     int (*offset_for_time)(struct sti_storage_partition *part, int64_t timestamp_ms,
                            int64_t *offset, int64_t *found_ms, struct sti_err *err);
-    /* Drop every record at or after `offset`, which lies on a batch boundary. @return STI_OK,
-     * STI_E_IO, STI_E_DISK_FULL */
+    /* Drop every record at or after `offset`, which is not below log_start and lies on a batch
+     * boundary. @return STI_OK (also when nothing was to do), STI_E_INVALID_ARGUMENT (inside a
+     * batch; nothing changed), STI_E_IO, STI_E_DISK_FULL, STI_E_RESOURCE_EXHAUSTED */
     int (*truncate)(struct sti_storage_partition *part, int64_t offset, struct sti_err *err);
     /* Records below `new_start` are no longer wanted: log_start moves there, and segments that end
      * at or below it are retired.
@@ -272,7 +281,8 @@ struct sti_storage {
     /* Optional, with STI_STORAGE_BLOBS: small files of the broker's beside the log, replaced
      * atomically. name: [a-z0-9.-]{1,64}. blob_get allocates *data with malloc; the caller frees
      * it.
-     * @return STI_OK, STI_E_NOT_FOUND, STI_E_IO, STI_E_DISK_FULL */
+     * @return STI_OK, STI_E_NOT_FOUND, STI_E_IO, STI_E_DISK_FULL, STI_E_RESOURCE_EXHAUSTED,
+     * STI_E_INVALID_ARGUMENT (no name for a blob, or one that the engine keeps for itself) */
     int (*blob_put)(struct sti_storage_partition *part, const char *name, const void *data,
                     size_t len, struct sti_err *err);
     int (*blob_get)(struct sti_storage_partition *part, const char *name, void **data, size_t *len,
