@@ -158,7 +158,9 @@ static int write_note(int dir_fd, const char *engine)
         return errno;
     }
     errno = ENOSPC; /* of a short write */
-    if (write(fd, text, (size_t)len) != len) {
+    /* Synced before it gets its name: a loss of power must not leave a note that nobody
+     * understands. */
+    if (write(fd, text, (size_t)len) != len || fsync(fd) != 0) {
         cause = errno;
     }
     (void)close(fd);
@@ -167,8 +169,9 @@ static int write_note(int dir_fd, const char *engine)
     }
     if (cause != 0) {
         (void)unlinkat(dir_fd, KRN_ENGINE_FILE ".tmp", 0);
+        return cause;
     }
-    return cause;
+    return fsync(dir_fd) != 0 ? errno : 0;
 }
 
 int krn_engine_note(const char *data_dir, const struct krn_engine *engine, struct sti_err *err)

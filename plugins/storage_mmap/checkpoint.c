@@ -50,10 +50,12 @@ static int write_full(int fd, const char *data, size_t len)
     return 0;
 }
 
-/* Replace the file `name` of the folder.
- * @param sync  also survive a loss of power
+/* Replace the file `name` of the folder. Its bytes are synced before they get the name, always:
+ * after a loss of power the old file or the new one stands there, never one that is empty or half
+ * written.
+ * @param last  the new one survives a loss of power
  * @return 0 or an errno; on failure the old file stands */
-int smm_small_write(int dir_fd, const char *name, const void *data, size_t len, bool sync)
+int smm_small_write(int dir_fd, const char *name, const void *data, size_t len, bool last)
 {
     char tmp[96];
     int n = snprintf(tmp, sizeof tmp, "%s.tmp", name);
@@ -68,7 +70,7 @@ int smm_small_write(int dir_fd, const char *name, const void *data, size_t len, 
     if (rc == 0) {
         rc = write_full(fd, data, len);
     }
-    if (rc == 0 && sync && (rc = STI_FAULT("small.before_sync")) == 0 && fdatasync(fd) != 0) {
+    if (rc == 0 && (rc = STI_FAULT("small.before_sync")) == 0 && fdatasync(fd) != 0) {
         rc = errno;
     }
     if (close(fd) != 0 && rc == 0) {
@@ -83,7 +85,7 @@ int smm_small_write(int dir_fd, const char *name, const void *data, size_t len, 
         return rc;
     }
     rc = STI_FAULT("small.after_rename");
-    return rc == 0 && sync && fsync(dir_fd) != 0 ? errno : rc;
+    return rc == 0 && last && fsync(dir_fd) != 0 ? errno : rc;
 }
 
 /* Read a file as a whole, with a terminating null that `len` does not count.
@@ -143,10 +145,10 @@ int smm_meta_read(int dir_fd, uint8_t topic_id[16])
     return parsed == STI_OK ? 0 : parsed == STI_E_UNSUPPORTED ? EPROTONOSUPPORT : EPROTO;
 }
 
-/* @param sync  false: to note this boot, which may be lost with it
+/* @param last  false: to note this boot, which may be lost with it; the note before it stands then
  * @locks part->side_mu held, except while the partition is opened */
 int smm_checkpoint_write(struct sti_storage_partition *part, const struct sti_recovery_point *point,
-                         bool sync)
+                         bool last)
 {
     char text[320];
     struct sti_recovery_point noted = *point;
@@ -156,7 +158,7 @@ int smm_checkpoint_write(struct sti_storage_partition *part, const struct sti_re
     if (dir_fd < 0) {
         return errno;
     }
-    int rc = smm_small_write(dir_fd, STI_FILE_RECOVERY, text, (size_t)n, sync);
+    int rc = smm_small_write(dir_fd, STI_FILE_RECOVERY, text, (size_t)n, last);
     (void)close(dir_fd);
     if (rc == 0) {
         part->recovery_point = point->recovery_point;

@@ -402,8 +402,10 @@ int smm_index_check(struct sti_storage_partition *part, int64_t base_offset, uin
 
 /* ---- the time index of closed segments ----------------------------------------------------- */
 
-/* The newest timestamp of a closed segment. @return STI_OK, STI_E_NOT_FOUND (no usable entry) */
-int smm_time_last(struct sti_storage_partition *part, int64_t base_offset, int64_t *timestamp)
+/* The last entry: the newest timestamp of a closed segment and the last offset of the batch that
+ * has it, if they can be believed. @return STI_OK, STI_E_NOT_FOUND (there is none) */
+int smm_time_last(struct sti_storage_partition *part, int64_t base_offset, int64_t *timestamp,
+                  int64_t *offset)
 {
     uint8_t last[SMM_TIME_ENTRY];
     struct stat st;
@@ -413,7 +415,9 @@ int smm_time_last(struct sti_storage_partition *part, int64_t base_offset, int64
     if (fd >= 0 && fstat(fd, &st) == 0 && st.st_size > 0 && st.st_size % SMM_TIME_ENTRY == 0 &&
         smm_pread(fd, last, sizeof last, (uint64_t)st.st_size - sizeof last, false, &got) == 0 &&
         got == sizeof last) {
-        *timestamp = sti_time_entry_get(last).timestamp;
+        struct sti_time_entry entry = sti_time_entry_get(last);
+        *timestamp = entry.timestamp;
+        *offset = base_offset + entry.rel_offset;
     }
     if (fd >= 0) {
         (void)close(fd);

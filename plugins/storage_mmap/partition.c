@@ -250,6 +250,12 @@ static int create_folder(struct sti_storage_partition *part, struct sti_err *err
         (void)close(dir_fd);
         return sti_err_set(err, STI_E_ALREADY_EXISTS, "%s: the partition exists", part->name);
     }
+    /* The boot is noted from the beginning: a log without a note could not be told from one that
+     * never saw a loss of power. Its name lasts with that of the metadata. */
+    struct sti_recovery_point point = {.recovery_point = 0};
+    if (rc == 0) {
+        rc = smm_checkpoint_write(part, &point, false);
+    }
     if (rc == 0) {
         rc = smm_meta_write(dir_fd, part->topic_id);
     }
@@ -409,9 +415,8 @@ int smm_close(struct sti_storage_partition *part, struct sti_err *err)
     struct sti_err why = {0};
     pthread_mutex_lock(&part->write_mu);
     struct smm_waiter *waiters = smm_flush_detach(part);
-    bool untouched = part->boot_noted == false && part->recovery_point >= 0 &&
-                     part->written_end == part->synced_end && part->recovered_bytes == 0 &&
-                     part->written_end == 0;
+    bool untouched =
+        part->written_end == 0 && part->recovered_bytes == 0 && !smm_segment_active(part)->exists;
     if (part->poisoned) {
         rc = sti_err_set(&why, STI_E_IO, "%s: the partition was poisoned", part->name);
         drop_cache(part);

@@ -469,6 +469,51 @@ static int scan_time(struct sti_storage_partition *part, struct view *view, int6
     }
 }
 
+/* Is the last entry of a closed segment's time index what the log says? The batch that it names
+ * must bear the timestamp, and the segment's last batch must be no newer: an index that a loss of
+ * power has emptied, garbled or cut short does not pass. */
+static bool newest_holds(struct sti_storage_partition *part, struct view *view, int64_t timestamp,
+                         int64_t offset)
+{
+    struct sti_batch_header header;
+    uint32_t pos;
+    view->cursor_hit = false;
+    return offset >= view->base_offset && offset < view->end_offset &&
+           view_locate(part, view, offset, &pos, &header, NULL) == STI_OK &&
+           sti_batch_last_offset(&header) == offset && header.max_timestamp == timestamp &&
+           view_locate(part, view, view->end_offset - 1, &pos, &header, NULL) == STI_OK &&
+           header.max_timestamp <= timestamp;
+}
+
+/* The newest timestamp of a closed segment. What hangs on it is whether the segment is deleted, so
+ * the time index is believed only where the log confirms it, and made anew from the log once where
+ * it does not.
+ * @return STI_OK, STI_E_NOT_FOUND: not known. No lock is held */
+int smm_time_newest(struct sti_storage_partition *part, int64_t base_offset, int64_t *timestamp)
+{
+    struct view view;
+    int64_t offset = -1;
+    pthread_mutex_lock(&part->mu);
+    int64_t at = base_offset < part->log_start ? part->log_start : base_offset;
+    pthread_mutex_unlock(&part->mu);
+    *timestamp = -1;
+    if (view_open(part, at, false, &view, NULL) != STI_OK) {
+        return STI_E_NOT_FOUND;
+    }
+    bool ok = false;
+    for (int attempt = 0; !ok && attempt < 2 && view.base_offset == base_offset; attempt++) {
+        if (attempt > 0) {
+            (void)smm_index_check(part, base_offset, view.serial, view.file, view.size, true,
+                                  &view.index_count, NULL);
+        }
+        ok = smm_time_last(part, base_offset, timestamp, &offset) == STI_OK &&
+             newest_holds(part, &view, *timestamp, offset);
+    }
+    smm_file_unref(view.file);
+    *timestamp = ok ? *timestamp : -1;
+    return ok ? STI_OK : STI_E_NOT_FOUND;
+}
+
 struct candidate {
     int64_t base_offset, log_start, newest;
     uint64_t serial;
@@ -499,7 +544,7 @@ static bool next_segment(struct sti_storage_partition *part, int64_t after, stru
 /* May the segment hold a timestamp at or after `timestamp`? */
 static bool may_hold(struct sti_storage_partition *part, struct candidate *seg, int64_t timestamp)
 {
-    if (!seg->known && smm_time_last(part, seg->base_offset, &seg->newest) == STI_OK) {
+    if (!seg->known && smm_time_newest(part, seg->base_offset, &seg->newest) == STI_OK) {
         pthread_mutex_lock(&part->mu);
         uint32_t now = smm_segment_find(part, seg->base_offset);
         if (part->segs[now]->serial == seg->serial) {

@@ -196,9 +196,15 @@ static int cut_tail(struct scan *s, uint32_t i, uint32_t pos, struct sti_err *er
         lost += part->segs[k - 1]->size;
         smm_segment_unlink(part, part->segs[k - 1]->base_offset);
     }
+    bool names = part->seg_count > i + 1;
     drop_segments(part, i + 1);
     seg->size = seg->write_size = seg->reserved_end = pos;
     part->dir_dirty = true;
+    /* Were the names to come back after another loss of power, what is appended now would meet old
+     * segments. */
+    if (names && fsync(s->dir_fd) != 0) {
+        return sti_err_set(err, STI_E_IO, "%s: cut the tail: %s", part->name, strerror(errno));
+    }
     if (lost > 0) {
         part->truncated_bytes += lost;
         sti_metric_add(part->store->metrics.truncated_bytes, lost);
@@ -370,8 +376,12 @@ static int scan_all(struct scan *s, struct sti_err *err)
     s->expected = part->segs[first]->base_offset;
     for (uint32_t i = first; rc == STI_OK && i < part->seg_count && !ended; i++) {
         struct smm_segment *seg = part->segs[i];
-        if (seg->base_offset != s->expected) { /* a segment between them is gone */
+        if (seg->base_offset != s->expected) { /* what lay between them is gone */
             const struct smm_segment *before = part->segs[i - 1];
+            if (s->rebooted && s->expected >= s->known_end) {
+                rc = cut_tail(s, i - 1, before->size, err);
+                break;
+            }
             rc = note_damage(s, before->base_offset, before->size, before->size, seg->base_offset,
                              err);
             s->expected = seg->base_offset;

@@ -278,7 +278,8 @@ bool smm_index_floor_pending(const struct smm_index *index, uint32_t key, bool b
 int smm_index_check(struct sti_storage_partition *part, int64_t base_offset, uint64_t serial,
                     struct smm_file *file, uint32_t size, bool rebuild, uint32_t *count,
                     struct sti_err *err);
-int smm_time_last(struct sti_storage_partition *part, int64_t base_offset, int64_t *timestamp);
+int smm_time_last(struct sti_storage_partition *part, int64_t base_offset, int64_t *timestamp,
+                  int64_t *offset);
 int smm_time_floor(struct sti_storage_partition *part, int64_t base_offset, int64_t timestamp,
                    int64_t *offset);
 
@@ -294,6 +295,7 @@ int smm_oldest_segment(struct sti_storage_partition *part, int64_t *end_offset, 
 
 /* ---- read.c */
 int smm_read(struct sti_storage_partition *part, struct sti_storage_read *op);
+int smm_time_newest(struct sti_storage_partition *part, int64_t base_offset, int64_t *timestamp);
 int smm_offset_for_time(struct sti_storage_partition *part, int64_t timestamp_ms, int64_t *offset,
                         int64_t *found_ms, struct sti_err *err);
 
@@ -314,12 +316,12 @@ int smm_sync(struct sti_storage_partition *part, struct sti_storage_sync *op);
 int smm_recover(struct sti_storage_partition *part, struct sti_err *err);
 
 /* ---- checkpoint.c */
-int smm_small_write(int dir_fd, const char *name, const void *data, size_t len, bool sync);
+int smm_small_write(int dir_fd, const char *name, const void *data, size_t len, bool last);
 int smm_small_read(int dir_fd, const char *name, size_t max, char **data, size_t *len);
 int smm_meta_write(int dir_fd, const uint8_t topic_id[16]);
 int smm_meta_read(int dir_fd, uint8_t topic_id[16]);
 int smm_checkpoint_write(struct sti_storage_partition *part, const struct sti_recovery_point *point,
-                         bool sync);
+                         bool last);
 bool smm_checkpoint_read(int dir_fd, struct sti_recovery_point *point);
 int smm_offset_write(int dir_fd, const char *name, int64_t offset);
 bool smm_offset_read(int dir_fd, const char *name, int64_t *offset);

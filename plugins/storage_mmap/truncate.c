@@ -115,7 +115,7 @@ int smm_oldest_segment(struct sti_storage_partition *part, int64_t *end_offset, 
     *max_timestamp = known ? part->segs[0]->max_timestamp : -1;
     pthread_mutex_unlock(&part->mu);
     if (several && !known) {
-        (void)smm_time_last(part, base_offset, max_timestamp);
+        (void)smm_time_newest(part, base_offset, max_timestamp);
     }
     return several ? STI_OK : STI_E_NOT_FOUND;
 }
