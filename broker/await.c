@@ -59,27 +59,13 @@ struct topic_await {
     int32_t next;            /* those before it are not being opened any more */
 };
 
-/* @return with a reference, or NULL behind the last */
-static struct brk_partition *partition_at(struct topic_await *t, int32_t i)
-{
-    struct brk_table_shard *shard = brk_shard_of(t->await.broker, t->topic->name);
-    struct brk_partition *part = NULL;
-    pthread_rwlock_rdlock(&shard->lock);
-    if (i < t->topic->partition_count) {
-        part = t->topic->partitions[i];
-        brk_partition_ref(part);
-    }
-    pthread_rwlock_unlock(&shard->lock);
-    return part;
-}
-
 static void topic_go_on(struct brk_await *await)
 {
     struct topic_await *t = BRK_CONTAINER_OF(await, struct topic_await, await);
     struct sti_await *call = t->call;
     struct brk_partition *part;
     bool waits = false;
-    while (!waits && (part = partition_at(t, t->next)) != NULL) {
+    while (!waits && (part = brk_partition_at(t->topic, t->next)) != NULL) {
         waits = brk_await_partition(await, part);
         t->next += waits ? 0 : 1;
         brk_partition_unref(part);
@@ -113,7 +99,7 @@ int brk_await_topic(void *self, struct sti_await *call, struct sti_err *err)
     t->call = call;
     t->topic = topic;
     struct brk_partition *part;
-    for (int32_t i = 0; (part = partition_at(t, i)) != NULL; i++) {
+    for (int32_t i = 0; (part = brk_partition_at(topic, i)) != NULL; i++) {
         brk_opening_touch(part); /* all of them at once */
         brk_partition_unref(part);
     }

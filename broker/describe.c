@@ -72,7 +72,7 @@ static void partition_describe(struct brk_partition *part, const int32_t *self,
         .log_end = known ? atomic_load(&part->written_end) : -1,
         .bytes = usage.bytes,
         .status = part->state == BRK_PART_ONLINE    ? STI_OK
-                  : part->state == BRK_PART_OFFLINE ? part->why.code
+                  : part->state == BRK_PART_OFFLINE ? part->why_code
                                                     : STI_E_UNAVAILABLE};
     pthread_mutex_unlock(&part->mu);
 }
@@ -182,8 +182,8 @@ struct offsets {
 static void row_not_open(struct brk_partition *part, struct sti_list_offsets_row *row)
 {
     pthread_mutex_lock(&part->mu);
-    row->err = part->why;
-    row->status = part->why.code;
+    brk_partition_why(part, &row->err);
+    row->status = part->why_code;
     pthread_mutex_unlock(&part->mu);
     if (row->status == STI_OK) {
         row->status = sti_err_set(&row->err, STI_E_UNAVAILABLE, "%s-%d is not open", part->topic,

@@ -394,14 +394,17 @@ static bool row_prepare(struct brk_fetch_row *row, int64_t *end)
     int64_t written = atomic_load(&part->written_end);
     bool readable = part->store != NULL;
     int64_t epoch_start = part->epoch_start;
-    err = part->why;
+    if (state == BRK_PART_CLOSED) {
+        (void)brk_partition_closed(part, &err);
+    } else {
+        brk_partition_why(part, &err);
+    }
     row->opening = !readable && state == BRK_PART_OPENING;
     pthread_mutex_unlock(&part->mu);
     *end = high;
     out->current_leader_epoch = part->leader_epoch;
     if (state == BRK_PART_CLOSED) {
-        sti_err_set(&err, STI_E_UNKNOWN_TOPIC, "topic %s is being deleted", part->topic);
-        row_fail(row, STI_E_UNKNOWN_TOPIC, &err);
+        row_fail(row, err.code, &err);
         return false;
     }
     if (row->opening) {

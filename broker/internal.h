@@ -168,13 +168,13 @@ struct brk_partition {
     int open_place;                              /* enum brk_open_place: @locks opening.mu */
     bool open_counts;                            /* among those that a start had to open */
     struct sti_task open_task, append_task, settings_task, retention_task, fail_task, close_task;
-    struct set_values next_values; /* @locks mu: for settings_task */
-    bool settings_posted;          /* @locks mu */
-    bool retention_posted;         /* @locks mu */
-    bool remove_after_close;       /* @locks mu */
-    bool close_wanted;             /* @locks mu */
-    bool close_posted;             /* @locks mu; never while appending or reading */
-    bool close_waits;              /* @locks mu: for the last read, which posts the close again */
+    struct set_values *next_values; /* @locks mu: for settings_task; NULL: none */
+    bool settings_posted;           /* @locks mu */
+    bool retention_posted;          /* @locks mu */
+    bool remove_after_close;        /* @locks mu */
+    bool close_wanted;              /* @locks mu */
+    bool close_posted;              /* @locks mu; never while appending or reading */
+    bool close_waits;               /* @locks mu: for the last read, which posts the close again */
 
     struct sti_storage_append append;                    /* the one under way: @thread strand */
     struct sti_append_batch *append_few[BRK_APPEND_FEW]; /* its batches, when they are few */
@@ -186,9 +186,10 @@ struct brk_partition {
     int64_t epoch_start;  /* where the leader epoch began in this log, -1: not known. @locks mu */
 
     pthread_mutex_t mu;
-    int state;    /* enum brk_part_state: @locks mu; also read relaxed */
-    bool damaged; /* storage has found damage since it was opened; `why` says what */
-    struct sti_err why;
+    int state;           /* enum brk_part_state: @locks mu; also read relaxed */
+    bool damaged;        /* storage has found damage since it was opened; `why` says what */
+    struct sti_err *why; /* NULL until there is one: few partitions ever have one. @locks mu */
+    int why_code;        /* of it. @locks mu */
     struct brk_produce_row *queue_head, *queue_tail; /* wait for the strand */
     bool append_posted;
     struct brk_produce_row *acks_head, *acks_tail; /* written, wait for their acks; by offset */
@@ -224,6 +225,8 @@ int brk_lookup(struct broker *broker, const char *name, const uint8_t topic_id[1
 /* With a reference, or NULL. */
 struct brk_topic *brk_topic_get(struct broker *broker, const char *name);
 void brk_topic_unref(struct brk_topic *topic);
+/* The i-th partition with a reference, or NULL behind the last. */
+struct brk_partition *brk_partition_at(struct brk_topic *topic, int32_t i);
 void brk_table_add(struct broker *broker, struct brk_topic *topic);
 void brk_table_remove(struct broker *broker, struct brk_topic *topic);
 struct brk_table_shard *brk_shard_of(struct broker *broker, const char *name);
@@ -264,6 +267,8 @@ void brk_partition_read_end(struct brk_partition *part);
  * posts close_task again. @thread strand, close_task */
 bool brk_partition_reads_end(struct brk_partition *part);
 
+/* The node stops: rows that wait for the partition to be opened are not done. */
+void brk_partition_drain(struct brk_partition *part);
 /* The partition was opened, or cannot be: rows that waited for it are appended, or fail with `why`.
  * @thread strand */
 void brk_partition_opened(struct brk_partition *part, int state, const struct sti_err *why);
@@ -307,6 +312,13 @@ void brk_close_run(struct sti_task *task);
 void brk_settings_run(struct sti_task *task);
 /* The state changed; counts offline ones. @locks part->mu held */
 void brk_partition_set_state(struct brk_partition *part, int state, const struct sti_err *why);
+/* Why a closed partition does nothing more: its topic goes, or the node does. @locks part->mu held
+ * @return STI_E_UNKNOWN_TOPIC, STI_E_UNAVAILABLE */
+int brk_partition_closed(const struct brk_partition *part, struct sti_err *err);
+/* Keep why it takes no appends. @locks part->mu held */
+void brk_partition_keep_why(struct brk_partition *part, const struct sti_err *why);
+/* Why it takes no appends; code STI_OK when nothing was kept. @locks part->mu held */
+void brk_partition_why(const struct brk_partition *part, struct sti_err *out);
 void brk_offline_report(struct broker *broker);
 /* Answer everything that waits at a partition that is being closed: what is queued was not done,
  * what was written has an unknown outcome unless it was deleted. What was written may still get its
@@ -402,6 +414,8 @@ void brk_topic_settled(struct brk_partition *part, bool closed, int status,
 void brk_under_way_end(struct broker *broker);
 /* Act on what the catalogue holds. Partitions are opened from then on. */
 void brk_boot(struct broker *broker);
+/* Answer what waits for partitions to be opened. */
+void brk_drain_all(struct broker *broker);
 /* Close everything, and wait until the deadline. @return false: something still runs */
 bool brk_close_all(struct broker *broker, uint32_t deadline_ms);
 /* Without memory for a change that was committed the node cannot go on truthfully: says so and

@@ -14,6 +14,7 @@
  * the last of them posts it once more. It is the strand's last, so it may drop the strand's
  * reference.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "broker/internal.h"
@@ -32,12 +33,42 @@ void brk_offline_report(struct broker *broker)
     } while (offline != atomic_load(&broker->offline));
 }
 
+int brk_partition_closed(const struct brk_partition *part, struct sti_err *err)
+{
+    return part->remove_after_close
+               ? sti_err_set(err, STI_E_UNKNOWN_TOPIC, "topic %s is being deleted", part->topic)
+               : sti_err_set(err, STI_E_UNAVAILABLE, "%s-%d is closed: this node is stopping",
+                             part->topic, part->index);
+}
+
+void brk_partition_keep_why(struct brk_partition *part, const struct sti_err *why)
+{
+    part->why_code = why->code;
+    if (part->why == NULL && why->code != STI_OK) {
+        part->why = malloc(sizeof *part->why); /* without memory the code has to do */
+    }
+    if (part->why != NULL) {
+        *part->why = *why;
+    }
+}
+
+void brk_partition_why(const struct brk_partition *part, struct sti_err *out)
+{
+    sti_err_clear(out);
+    if (part->why != NULL) {
+        *out = *part->why;
+    } else if (part->why_code != STI_OK) {
+        sti_err_set(out, part->why_code, "%s-%d is offline: %s", part->topic, part->index,
+                    sti_status_text(part->why_code));
+    }
+}
+
 void brk_partition_set_state(struct brk_partition *part, int state, const struct sti_err *why)
 {
     bool was = part->state == BRK_PART_OFFLINE, is = state == BRK_PART_OFFLINE;
     part->state = state;
     if (why != NULL) {
-        part->why = *why;
+        brk_partition_keep_why(part, why);
     }
     if (is && !was) {
         atomic_fetch_add(&part->broker->offline, 1);
@@ -98,7 +129,7 @@ static void on_damaged(void *ctx, const struct sti_err *err)
     if (first && part->state == BRK_PART_ONLINE) {
         brk_partition_set_state(part, BRK_PART_OFFLINE, &why);
     } else if (first && part->state == BRK_PART_OPENING) {
-        part->why = why; /* brk_partition_opened goes by it */
+        brk_partition_keep_why(part, &why); /* brk_partition_opened goes by it */
     }
     pthread_mutex_unlock(&part->mu);
     sti_log(part->broker->host, STI_LOG_ERROR, "partition_offline", why.msg,
@@ -107,11 +138,24 @@ static void on_damaged(void *ctx, const struct sti_err *err)
     brk_offline_report(part->broker);
 }
 
+/* Recovery goes on, unless the partition is closed meanwhile: a stop, or a deletion, does not wait
+ * for a long log to be read. */
+static int on_recovering(void *ctx, uint64_t bytes)
+{
+    struct brk_partition *part = ctx;
+    pthread_mutex_lock(&part->mu);
+    bool closed = part->close_wanted;
+    pthread_mutex_unlock(&part->mu);
+    brk_opening_read(part, bytes);
+    return closed ? 1 : 0;
+}
+
 static const struct sti_storage_events events = {
     .struct_size = sizeof events,
     .synced = on_synced,
     .failed = on_failed,
     .damaged = on_damaged,
+    .recovering = on_recovering,
 };
 
 /* ---- opening ------------------------------------------------------------------------------- */
@@ -329,7 +373,9 @@ void brk_settings_run(struct sti_task *task)
     struct sti_err err;
     pthread_mutex_lock(&part->mu);
     part->settings_posted = false;
-    part->values = part->next_values;
+    if (part->next_values != NULL) {
+        part->values = *part->next_values;
+    }
     struct sti_storage_partition *store = part->store;
     pthread_mutex_unlock(&part->mu);
     bool durable = part->values.flush_policy == STI_FLUSH_COMMIT;

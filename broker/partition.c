@@ -34,6 +34,8 @@ void brk_partition_unref(struct brk_partition *part)
     if (atomic_fetch_sub_explicit(&part->refs, 1, memory_order_acq_rel) == 1) {
         pthread_mutex_destroy(&part->mu);
         free(part->topic);
+        free(part->why);
+        free(part->next_values);
         free(part);
     }
 }
@@ -389,7 +391,7 @@ static void append_failed(struct brk_partition *part, struct brk_produce_row *ro
     if (status == STI_E_POISONED) { /* what was queued when damage was found is refused for that */
         pthread_mutex_lock(&part->mu);
         if (part->damaged && part->state == BRK_PART_OFFLINE) {
-            damage = part->why;
+            brk_partition_why(part, &damage);
             err = &damage;
             status = damage.code;
         }
@@ -479,10 +481,10 @@ int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *ro
             brk_opening_touch(part); /* brk_partition_opened goes on */
         }
     } else if (part->state == BRK_PART_CLOSED) {
-        rc = sti_err_set(err, STI_E_UNKNOWN_TOPIC, "topic %s is being deleted", part->topic);
+        rc = brk_partition_closed(part, err);
     } else {
-        rc = part->why.code;
-        *err = part->why;
+        rc = part->why_code;
+        brk_partition_why(part, err);
     }
     pthread_mutex_unlock(&part->mu);
     return rc;
@@ -590,6 +592,18 @@ static struct brk_produce_row *queue_refuse(struct brk_partition *part, struct s
     return out;
 }
 
+void brk_partition_drain(struct brk_partition *part)
+{
+    struct brk_produce_row *rows = NULL;
+    uint32_t count;
+    pthread_mutex_lock(&part->mu);
+    if (part->state == BRK_PART_OPENING) {
+        rows = rows_take(&part->queue_head, &part->queue_tail, &count);
+    }
+    pthread_mutex_unlock(&part->mu);
+    rows_fail(part, rows, STI_E_UNAVAILABLE, "was not opened yet: this node is stopping");
+}
+
 void brk_partition_opened(struct brk_partition *part, int state, const struct sti_err *why)
 {
     const struct sti_host *host = part->broker->host;
@@ -603,7 +617,8 @@ void brk_partition_opened(struct brk_partition *part, int state, const struct st
     }
     pthread_mutex_lock(&part->mu);
     if (part->state == BRK_PART_OPENING) {
-        struct sti_err damage = part->why;
+        struct sti_err damage;
+        brk_partition_why(part, &damage);
         brk_partition_set_state(part, state, why);
         if (state != BRK_PART_ONLINE) {
             refused = rows_take(&part->queue_head, &part->queue_tail, &count);
@@ -711,7 +726,13 @@ void brk_partition_settings(struct brk_partition *part, const struct set_values 
 {
     const struct sti_host *host = part->broker->host;
     pthread_mutex_lock(&part->mu);
-    part->next_values = *values;
+    if (part->next_values == NULL) {
+        part->next_values = malloc(sizeof *part->next_values);
+        if (part->next_values == NULL) {
+            brk_fatal(part->broker, "out of memory while committed settings are taken over");
+        }
+    }
+    *part->next_values = *values;
     /* What the broker checks by itself counts from now on, the rest from the next append on. */
     atomic_store(&part->max_message_bytes, values->max_message_bytes);
     atomic_store(&part->min_insync, values->min_insync_replicas);

@@ -172,6 +172,7 @@ static int broker_drain(void *self, uint32_t deadline_ms, struct sti_err *err)
     atomic_store(&broker->state, BRK_DRAINING);
     brk_retention_stop(broker);
     brk_fetch_wake_all(broker);
+    brk_drain_all(broker);
     return STI_OK;
 }
 

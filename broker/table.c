@@ -92,6 +92,19 @@ struct brk_topic *brk_topic_get(struct broker *broker, const char *name)
     return topic;
 }
 
+struct brk_partition *brk_partition_at(struct brk_topic *topic, int32_t i)
+{
+    struct brk_table_shard *shard = brk_shard_of(topic->broker, topic->name);
+    struct brk_partition *part = NULL;
+    pthread_rwlock_rdlock(&shard->lock);
+    if (i < topic->partition_count) {
+        part = topic->partitions[i];
+        brk_partition_ref(part);
+    }
+    pthread_rwlock_unlock(&shard->lock);
+    return part;
+}
+
 void brk_topic_unref(struct brk_topic *topic)
 {
     if (topic != NULL && atomic_fetch_sub_explicit(&topic->refs, 1, memory_order_acq_rel) == 1) {

@@ -284,6 +284,21 @@ void brk_boot(struct broker *broker)
     brk_opening_release(broker);
 }
 
+void brk_drain_all(struct broker *broker)
+{
+    struct brk_topic **topics = NULL;
+    int64_t count = brk_table_all(broker, &topics);
+    for (int64_t i = 0; i < count; i++) {
+        struct brk_partition *part;
+        for (int32_t p = 0; (part = brk_partition_at(topics[i], p)) != NULL; p++) {
+            brk_partition_drain(part);
+            brk_partition_unref(part);
+        }
+        brk_topic_unref(topics[i]);
+    }
+    free(topics);
+}
+
 bool brk_close_all(struct broker *broker, uint32_t deadline_ms)
 {
     struct brk_topic **topics = NULL;

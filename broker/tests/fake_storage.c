@@ -173,13 +173,40 @@ static struct fs_log *log_make(struct fake_storage *fs, const struct sti_partiti
     return log;
 }
 
+/* Wait while opens are held, as a recovery that takes its time. @return false: it is not wanted any
+ * more. @locks fs->mu held, released while it waits */
+static bool open_wait(struct fake_storage *fs, const struct sti_storage_open *args)
+{
+    const struct timespec moment = {.tv_nsec = 200000};
+    int stop = 0;
+    while (stop == 0 && fs->hold_opens &&
+           (fs->hold_topic == NULL || strcmp(fs->hold_topic, args->id->topic) == 0)) {
+        pthread_mutex_unlock(&fs->mu);
+        stop = args->events->recovering(args->events_ctx, 1000);
+        nanosleep(&moment, NULL);
+        pthread_mutex_lock(&fs->mu);
+    }
+    return stop == 0;
+}
+
 static int fake_open(void *self, const struct sti_storage_open *args,
                      struct sti_storage_partition **part, struct sti_storage_state *state,
                      struct sti_err *err)
 {
     struct fake_storage *fs = self;
     pthread_mutex_lock(&fs->mu);
-    int rc = fs->open_status;
+    if (fs->opens_begun < sizeof fs->opened / sizeof *fs->opened) {
+        snprintf(fs->opened[fs->opens_begun], sizeof *fs->opened, "%.15s", args->id->topic);
+    }
+    fs->opens_begun++;
+    pthread_cond_broadcast(&fs->changed);
+    if (!open_wait(fs, args)) {
+        fs->opens_cancelled++;
+        pthread_mutex_unlock(&fs->mu);
+        return sti_err_set(err, STI_E_CANCELLED, "nobody wants it any more");
+    }
+    bool meant = fs->open_topic == NULL || strcmp(fs->open_topic, args->id->topic) == 0;
+    int rc = meant ? fs->open_status : STI_OK;
     struct fs_log *log = log_find(fs, args->id->topic, args->id->partition);
     if (rc != STI_OK && rc != STI_E_DATA_LOSS) {
         sti_err_set(err, rc, "the fake does not open");
@@ -683,8 +710,11 @@ void fs_damage(struct fake_storage *fs, const char *topic, int32_t partition)
     struct sti_storage_partition *part = log->handle;
     pthread_mutex_unlock(&fs->mu);
     sti_err_set(&err, STI_E_DATA_LOSS, "offsets 0 to 0 are damaged");
-    assert_true(STI_HAS(part->events, damaged));
-    part->events->damaged(part->ctx, &err);
+    if (part->events->damaged == NULL) {
+        fail(); /* the broker listens */
+    } else {
+        part->events->damaged(part->ctx, &err);
+    }
 }
 
 void fs_lose(struct fake_storage *fs, const char *topic, int32_t partition)

@@ -32,10 +32,13 @@ struct fake_storage {
     struct fs_log *logs; /* survive a restart of the broker */
     /* knobs, @locks mu */
     bool hold_appends, hold_reads, auto_sync;
-    bool sync_on_close; /* close tells a last synced end */
-    int append_status;  /* of the next appends */
-    int append_refuse;  /* returned by append itself */
+    bool hold_opens; /* opens wait; they end early when the broker does not want them any more */
+    const char *hold_topic; /* only those of this topic; NULL: all */
+    bool sync_on_close;     /* close tells a last synced end */
+    int append_status;      /* of the next appends */
+    int append_refuse;      /* returned by append itself */
     int read_status, blob_status;
+    const char *open_topic; /* open_status is for this topic only; NULL: for all */
     int open_status, close_status, remove_status, configure_status, trim_status;
     int would_block;          /* so many reads with NO_WAIT are refused */
     uint64_t bytes_needed;    /* with DISK_FULL */
@@ -43,6 +46,8 @@ struct fake_storage {
     unsigned append_delay_us; /* with hold_appends false: complete on a thread of its own */
     /* what happened, @locks mu */
     unsigned appends, appends_held, batches_max, reads, reads_no_wait, reads_held, violations;
+    unsigned opens_begun, opens_cancelled;
+    char opened[32][16]; /* the first opens that began: topics */
     unsigned opens, creates, closes, removes, trims, configures;
     uint64_t batches_last;                /* of the newest append */
     struct sti_storage_settings settings; /* the newest given */

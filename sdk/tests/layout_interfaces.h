@@ -62,13 +62,14 @@ LAYOUT_FIELD(sti_storage_state, flags, 52, 4);
 LAYOUT_FIELD(sti_storage_state, recovered_bytes, 56, 8);
 LAYOUT_FIELD(sti_storage_state, truncated_bytes, 64, 8);
 
-LAYOUT_SIZE(sti_storage_events, 40);
+LAYOUT_SIZE(sti_storage_events, 48);
 LAYOUT_FIELD(sti_storage_events, struct_size, 0, 4);
 LAYOUT_FIELD(sti_storage_events, reserved, 4, 4);
 LAYOUT_FIELD(sti_storage_events, recovered, 8, 8);
 LAYOUT_FIELD(sti_storage_events, synced, 16, 8);
 LAYOUT_FIELD(sti_storage_events, failed, 24, 8);
 LAYOUT_FIELD(sti_storage_events, damaged, 32, 8);
+LAYOUT_FIELD(sti_storage_events, recovering, 40, 8);
 
 LAYOUT_SIZE(sti_storage_open, 40);
 LAYOUT_FIELD(sti_storage_open, struct_size, 0, 4);

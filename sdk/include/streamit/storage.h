@@ -130,6 +130,11 @@ struct sti_storage_events {
      * appends are refused, reads into the range get STI_E_DATA_LOSS, all else goes on, also the
      * syncs of what was written. Once for each range. */
     void (*damaged)(void *ctx, const struct sti_err *err);
+    /* Since 0.2. During open: recovery has read so many more bytes of the log. Called at least
+     * every few MB. @return 0 to go on; anything else: nobody wants the partition any more, so that
+     * open ends soon with STI_E_CANCELLED, having changed nothing that the next one would not do.
+     */
+    int (*recovering)(void *ctx, uint64_t bytes);
 };
 
 #define STI_STORAGE_CREATE 0x1u /* the partition must not exist: STI_E_ALREADY_EXISTS */
@@ -229,10 +234,10 @@ struct sti_storage {
      * an executor thread, for different partitions in parallel.
      * @return STI_OK; STI_E_ALREADY_EXISTS; STI_E_NOT_FOUND; STI_E_DATA_LOSS (damage: *part is
      * still opened, for reads, with STI_STORAGE_STATE_DAMAGED); STI_E_IO; STI_E_DISK_FULL;
-     * STI_E_IN_USE; STI_E_RESOURCE_EXHAUSTED; STI_E_UNSUPPORTED (a format version, or a setting
-     * this engine cannot honour, by name: without STI_STORAGE_DURABLE the policies commit and
-     * interval); STI_E_INVALID_ARGUMENT (no topic's name, no partition). A partition of another
-     * topic id is not found: it is another topic's. */
+     * STI_E_IN_USE; STI_E_RESOURCE_EXHAUSTED; STI_E_CANCELLED (the event `recovering` said so);
+     * STI_E_UNSUPPORTED (a format version, or a setting this engine cannot honour, by name: without
+     * STI_STORAGE_DURABLE the policies commit and interval); STI_E_INVALID_ARGUMENT (no topic's
+     * name, no partition). A partition of another topic id is not found: it is another topic's. */
     int (*open)(void *self, const struct sti_storage_open *args,
                 struct sti_storage_partition **part, struct sti_storage_state *state,
                 struct sti_err *err);
