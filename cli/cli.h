@@ -60,7 +60,8 @@ struct cli_command {
 };
 
 extern const struct cli_command cli_create_topic, cli_alter_topic, cli_describe_topic,
-    cli_list_topics, cli_delete_topic, cli_find_leader, cli_produce, cli_consume, cli_plugin_check;
+    cli_list_topics, cli_delete_topic, cli_find_leader, cli_produce, cli_consume, cli_dump,
+    cli_plugin_check;
 
 /* Set by SIGINT and SIGTERM; a second signal ends the process at once. */
 extern volatile sig_atomic_t cli_interrupted;
@@ -135,6 +136,8 @@ struct cli_buffer {
 };
 /* Append to a buffer; without memory the program ends with an error. */
 void cli_buffer_add(struct cli_buffer *buffer, const void *data, size_t len);
+/* Add key, value and headers of a record to an object; bytes that are no UTF-8 as NAME_base64. */
+void cli_json_record(json_t *object, const struct sti_record *record);
 /* Append one record, newline included. */
 void cli_format_record(const struct cli_format *format, struct cli_buffer *out, const char *topic,
                        int32_t partition, const struct sti_record *record);

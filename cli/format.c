@@ -117,6 +117,13 @@ static json_t *json_headers(const struct sti_record *record)
     return array;
 }
 
+void cli_json_record(json_t *object, const struct sti_record *record)
+{
+    json_member(object, "key", record->key, record->key_len);
+    json_member(object, "value", record->value, record->value_len);
+    json_object_set_new(object, "headers", json_headers(record));
+}
+
 static int buffer_callback(const char *data, size_t len, void *arg)
 {
     cli_buffer_add(arg, data, len);
@@ -129,9 +136,7 @@ static void record_json(struct cli_buffer *out, const char *topic, int32_t parti
     json_t *object =
         json_pack("{s:s,s:i,s:I,s:I}", "topic", topic, "partition", partition, "offset",
                   (json_int_t)record->offset, "timestamp", (json_int_t)record->timestamp);
-    json_member(object, "key", record->key, record->key_len);
-    json_member(object, "value", record->value, record->value_len);
-    json_object_set_new(object, "headers", json_headers(record));
+    cli_json_record(object, record);
     (void)json_dump_callback(object, buffer_callback, out, JSON_COMPACT | JSON_PRESERVE_ORDER);
     json_decref(object);
 }

@@ -9,8 +9,8 @@
 volatile sig_atomic_t cli_interrupted;
 
 static const struct cli_command *const commands[] = {
-    &cli_create_topic, &cli_alter_topic, &cli_describe_topic, &cli_list_topics,  &cli_delete_topic,
-    &cli_find_leader,  &cli_produce,     &cli_consume,        &cli_plugin_check,
+    &cli_create_topic, &cli_alter_topic, &cli_describe_topic, &cli_list_topics, &cli_delete_topic,
+    &cli_find_leader,  &cli_produce,     &cli_consume,        &cli_dump,        &cli_plugin_check,
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 
