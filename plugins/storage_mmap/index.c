@@ -340,13 +340,16 @@ static int rebuild(struct sti_storage_partition *part, int64_t base_offset, stru
     struct smm_walk walk;
     struct sti_batch_header header;
     int64_t interval = part->settings.index_interval_bytes;
+    int64_t expected = base_offset;
     int rc = smm_index_restart(part, base_offset, err);
     smm_index_init(&index);
     smm_walk_init(&walk, file->log_fd, size, false);
     for (uint64_t pos = 0; rc == STI_OK && pos < size; pos += header.total_len) {
-        if (smm_walk_header(&walk, pos, &header, NULL) != STI_OK) {
+        if (smm_walk_header(&walk, pos, &header, NULL) != STI_OK ||
+            header.base_offset != expected) {
             break;
         }
+        expected = sti_batch_last_offset(&header) + 1;
         smm_index_note(&index, interval, base_offset, sti_batch_last_offset(&header), (uint32_t)pos,
                        header.total_len, header.max_timestamp);
         if (smm_index_full(&index) && flush_index(part, &index, base_offset, file->index_fd) != 0) {
@@ -425,13 +428,14 @@ int smm_time_last(struct sti_storage_partition *part, int64_t base_offset, int64
     return got == sizeof last ? STI_OK : STI_E_NOT_FOUND;
 }
 
-/* Offset up to which, as the time index has it, all batches are older than `timestamp`.
+/* The last entry that is older than `timestamp`: up to its batch, as the time index has it, all
+ * are.
  * @return STI_OK, STI_E_NOT_FOUND (begin at the segment's start) */
 int smm_time_floor(struct sti_storage_partition *part, int64_t base_offset, int64_t timestamp,
-                   int64_t *offset)
+                   struct sti_time_entry *floor)
 {
     struct stat st;
-    *offset = base_offset;
+    *floor = (struct sti_time_entry){.timestamp = -1};
     int fd = open_time_index(part, base_offset, O_RDONLY);
     bool ok = fd >= 0 && fstat(fd, &st) == 0;
     uint32_t low = 0, high = ok ? (uint32_t)((uint64_t)st.st_size / SMM_TIME_ENTRY) : 0;
@@ -446,7 +450,7 @@ int smm_time_floor(struct sti_storage_partition *part, int64_t base_offset, int6
         }
         struct sti_time_entry at = sti_time_entry_get(entry);
         if (at.timestamp < timestamp) {
-            *offset = base_offset + at.rel_offset;
+            *floor = at;
             low = mid + 1;
         } else {
             high = mid;

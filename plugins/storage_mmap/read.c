@@ -4,13 +4,19 @@
  * and does the rest without any: where it begins comes from the cursor that the last read left, or
  * from the index and a walk over headers; where it ends, from the published end when everything
  * fits, else from the index and a short walk. Entries of the index are checked against the header
- * that they point to. A reader that keeps up finds its cursor, and reads no byte to answer.
+ * that they point to. A reader that keeps up finds its cursor, and looks at one header to answer.
+ *
+ * No checksum covers a batch's base offset and length, and after an orderly end nobody has read the
+ * log. So every batch that is looked at is held against its place: it begins where the one before
+ * ends. Where that does not hold, the reader looks for the next batch whose checksum and neighbours
+ * hold; what lies between is answered with DATA_LOSS, and what lies behind is read as ever.
  *
  * Segments may be retired meanwhile: the file that the view holds keeps the bytes; a segment that
  * is gone before its file was open sends the read back to the start.
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "storage_mmap.h"
@@ -206,43 +212,222 @@ static int index_start(struct sti_storage_partition *part, struct view *view, st
     return rc;
 }
 
+/* ---- steps from batch to batch ------------------------------------------------------------- */
+
+enum { AROUND_BUF = 64 * 1024 };
+
+/* A way along the headers of a segment. */
+struct steps {
+    struct smm_walk walk;
+    uint32_t pos;     /* of the batch that comes */
+    uint32_t prev;    /* of the one before, or pos */
+    int64_t expected; /* base offset of the batch that comes, -1: not known */
+    int64_t prev_base;
+};
+
+static void steps_init(struct steps *s, const struct view *view, uint32_t pos, uint64_t limit)
+{
+    smm_walk_init(&s->walk, view->file->log_fd, limit, view->nowait);
+    s->pos = s->prev = pos;
+    s->expected = pos == 0 ? view->base_offset : -1;
+}
+
+static void steps_over(struct steps *s, const struct sti_batch_header *header)
+{
+    s->prev = s->pos;
+    s->prev_base = header->base_offset;
+    s->pos += (uint32_t)header->total_len;
+    s->expected = sti_batch_last_offset(header) + 1;
+}
+
+static int view_pread(void *ctx, void *buf, size_t len, uint64_t pos, size_t *got)
+{
+    const struct view *view = ctx;
+    return smm_pread(view->file->log_fd, buf, len, pos, view->nowait, got);
+}
+
+/* Does the next batch begin where this one ends, or the segment end there? */
+static bool stands(struct sti_log_walk *walk, const struct view *view, uint64_t pos,
+                   const struct sti_batch_header *header)
+{
+    struct sti_batch_header next;
+    int64_t after = sti_batch_last_offset(header) + 1;
+    int rc = sti_log_walk_header(walk, pos + header->total_len, &next, NULL);
+    return rc == STI_E_END ? after == view->end_offset : rc == STI_OK && next.base_offset == after;
+}
+
+/* The next batch from `*pos` on whose checksum and neighbours hold and that may follow `floor`.
+ * @return STI_OK; STI_E_NOT_FOUND; STI_E_WOULD_BLOCK; STI_E_IO; STI_E_NO_MEMORY */
+static int find_standing(struct view *view, int64_t floor, uint32_t *pos,
+                         struct sti_batch_header *header, struct sti_err *err)
+{
+    struct sti_log_walk walk;
+    uint8_t *buf = malloc(AROUND_BUF);
+    uint64_t at = *pos, found = 0;
+    int rc;
+    if (buf == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "out of memory");
+    }
+    sti_log_walk_init(&walk, view_pread, view, buf, AROUND_BUF, view->size);
+    do {
+        rc = sti_log_walk_find(&walk, at, floor, &found, header, err);
+        at = found + 1;
+    } while (rc == STI_OK && !stands(&walk, view, found, header));
+    *pos = (uint32_t)found;
+    free(buf);
+    return rc;
+}
+
+/* Does the checksum of the batch at `pos` hold? @return STI_OK, STI_E_DATA_LOSS, ... */
+static int prove_at(struct view *view, uint32_t pos, struct sti_err *err)
+{
+    struct sti_log_walk walk;
+    struct sti_batch_header header;
+    uint8_t *buf = malloc(AROUND_BUF);
+    if (buf == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "out of memory");
+    }
+    sti_log_walk_init(&walk, view_pread, view, buf, AROUND_BUF, view->size);
+    int rc = sti_log_walk_prove(&walk, pos, &header, err);
+    free(buf);
+    return rc;
+}
+
+static int say_damage(const struct sti_storage_partition *part, const struct view *view,
+                      int64_t from, int64_t to, uint32_t pos, struct sti_err *err)
+{
+    return sti_err_set(err, STI_E_DATA_LOSS,
+                       "%s: offsets %" PRId64 " to %" PRId64 " are damaged (segment %020" PRId64
+                       ", position %" PRIu32 ")",
+                       part->name, from, to - 1, view->base_offset, pos);
+}
+
+/* A batch that does not hold. */
+struct spoilt {
+    uint32_t pos;
+    int64_t from; /* its first offset */
+};
+
+/* The bytes at s->pos are no batch that belongs there: they are bad, or length or last offset of
+ * the one before has led astray. Which? @return STI_OK, or why that cannot be told */
+static int spoilt_at(struct view *view, const struct steps *s, struct spoilt *out,
+                     struct sti_err *err)
+{
+    *out =
+        (struct spoilt){.pos = s->pos, .from = s->expected >= 0 ? s->expected : view->base_offset};
+    if (s->prev < s->pos) {
+        int rc = prove_at(view, s->prev, err);
+        if (rc == STI_E_DATA_LOSS) {
+            *out = (struct spoilt){.pos = s->prev, .from = s->prev_base};
+        } else if (rc != STI_OK) {
+            return rc;
+        }
+    }
+    return STI_OK;
+}
+
+/* Go on behind a batch that does not hold. @return STI_OK with the next that does;
+ * STI_E_DATA_LOSS: `offset` lies before it; ... */
+static int go_around(struct sti_storage_partition *part, struct view *view, struct steps *s,
+                     const struct spoilt *spoilt, int64_t offset, struct sti_batch_header *header,
+                     struct sti_err *err)
+{
+    uint32_t pos = spoilt->pos + 1;
+    int rc = find_standing(view, spoilt->from, &pos, header, err);
+    if (rc == STI_E_NOT_FOUND) {
+        return say_damage(part, view, spoilt->from, view->end_offset, spoilt->pos, err);
+    }
+    if (rc == STI_OK && offset < header->base_offset) {
+        return say_damage(part, view, spoilt->from, header->base_offset, spoilt->pos, err);
+    }
+    if (rc == STI_OK) {
+        s->pos = s->prev = pos;
+        s->expected = header->base_offset;
+    }
+    return rc;
+}
+
+/* The batch that comes: its header, with the damage before it stepped over.
+ * @param offset  what is sought: DATA_LOSS when it lies in that damage
+ * @return STI_OK; STI_E_END; STI_E_WOULD_BLOCK; STI_E_DATA_LOSS; STI_E_IO; STI_E_NO_MEMORY */
+static int steps_next(struct sti_storage_partition *part, struct view *view, struct steps *s,
+                      int64_t offset, struct sti_batch_header *header, struct sti_err *err)
+{
+    uint32_t clip, at = skip_damage(part, view, s->pos, &clip);
+    if (at != s->pos) { /* recovery knows it, and has proved what lies behind */
+        s->pos = s->prev = at;
+        s->expected = -1;
+    }
+    int rc = smm_walk_header(&s->walk, s->pos, header, err);
+    bool lies = rc == STI_OK && s->expected >= 0 && header->base_offset != s->expected;
+    if (rc != STI_E_DATA_LOSS && !lies) {
+        return rc;
+    }
+    struct spoilt spoilt;
+    rc = spoilt_at(view, s, &spoilt, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    s->pos = s->prev = spoilt.pos;
+    return go_around(part, view, s, &spoilt, offset, header, err);
+}
+
+/* The batch at s->pos says that it holds `offset`, behind its first one. Its last offset is under
+ * the checksum, which nobody has looked at: does the next batch bear it out, or the checksum?
+ * @return as steps_next, with the batch that does hold the offset or lies before it */
+static int steps_holds(struct sti_storage_partition *part, struct view *view, struct steps *s,
+                       int64_t offset, struct sti_batch_header *header, struct sti_err *err)
+{
+    if (header->base_offset == offset || stands(&s->walk.log, view, s->pos, header)) {
+        return STI_OK;
+    }
+    int rc = prove_at(view, s->pos, err);
+    if (rc != STI_E_DATA_LOSS) {
+        return rc;
+    }
+    struct spoilt spoilt = {.pos = s->pos, .from = header->base_offset};
+    return go_around(part, view, s, &spoilt, offset, header, err);
+}
+
 /* Find the batch that contains `offset`, which the view's segment covers.
- * @return STI_OK, STI_E_WOULD_BLOCK, STI_E_DATA_LOSS, STI_E_IO */
+ * @return STI_OK, STI_E_WOULD_BLOCK, STI_E_DATA_LOSS, STI_E_IO, STI_E_NO_MEMORY */
 static int view_locate(struct sti_storage_partition *part, struct view *view, int64_t offset,
                        uint32_t *pos, struct sti_batch_header *header, struct sti_err *err)
 {
-    struct smm_walk walk;
-    smm_walk_init(&walk, view->file->log_fd, view->size, view->nowait);
+    struct steps s;
+    steps_init(&s, view, 0, view->size);
     *pos = 0;
     int rc = STI_OK;
-    if (view->cursor_hit) {
-        *pos = view->cursor_pos;
-    } else if (offset > view->base_offset) {
-        rc = index_start(part, view, &walk, offset, pos);
+    if (offset > view->base_offset) {
+        rc = index_start(part, view, &s.walk, offset, pos);
+        s.pos = s.prev = *pos;
+        s.expected = *pos == 0 ? view->base_offset : -1;
     }
     while (rc == STI_OK) {
-        uint32_t clip;
-        *pos = skip_damage(part, view, *pos, &clip);
-        rc = smm_walk_header(&walk, *pos, header, err);
+        rc = steps_next(part, view, &s, offset, header, err);
+        if (rc == STI_OK && sti_batch_last_offset(header) >= offset) {
+            rc = steps_holds(part, view, &s, offset, header, err);
+        }
         if (rc != STI_OK || sti_batch_last_offset(header) >= offset) {
             break;
         }
-        *pos += (uint32_t)header->total_len;
+        steps_over(&s, header);
     }
+    *pos = s.pos;
     if (rc == STI_E_END || (rc == STI_OK && header->base_offset > offset)) {
-        rc = sti_err_set(err, STI_E_DATA_LOSS, "no batch holds the offset");
+        rc = say_damage(part, view, s.expected >= 0 && s.expected <= offset ? s.expected : offset,
+                        rc == STI_OK ? header->base_offset : view->end_offset, s.pos, err);
     }
-    return rc == STI_OK || rc == STI_E_WOULD_BLOCK
-               ? rc
-               : sti_err_wrap(err, rc, "%s: offset %" PRId64 " in segment %020" PRId64, part->name,
-                              offset, view->base_offset);
+    return rc;
 }
 
 /* ---- where it ends ------------------------------------------------------------------------- */
 
 struct extent {
     uint32_t from, to;
+    int64_t base_offset; /* of the batch at `from` */
     int64_t next_offset; /* behind its last batch */
+    bool checked;        /* the header at `from` was looked at */
 };
 
 /* Jump from `from` to a batch that surely begins within both bounds, by the index. */
@@ -263,48 +448,75 @@ static int jump(struct sti_storage_partition *part, struct view *view, struct sm
     return rc;
 }
 
+/* The way ends at bytes that are no batch that belongs there: end the extent before the bad one. */
+static int extent_spoilt(struct sti_storage_partition *part, struct view *view, struct steps *s,
+                         struct extent *extent, struct sti_err *err)
+{
+    struct sti_batch_header header;
+    struct spoilt spoilt;
+    int rc = spoilt_at(view, s, &spoilt, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    extent->to = spoilt.pos;
+    extent->next_offset = spoilt.from;
+    return spoilt.pos > extent->from
+               ? STI_OK /* what lies before is good; the next read says what is not */
+               : go_around(part, view, s, &spoilt, spoilt.from, &header, err);
+}
+
 /* How far whole batches reach from extent->from within `max_bytes` and below `end_offset`.
  * @param first_whole  the first batch counts even if it is larger
- * @return STI_OK (extent->to == from: nothing fits), STI_E_WOULD_BLOCK, STI_E_DATA_LOSS, STI_E_IO
- */
+ * @return STI_OK (extent->to == from: nothing fits), STI_E_WOULD_BLOCK, STI_E_DATA_LOSS, STI_E_IO,
+ * STI_E_NO_MEMORY */
 static int view_extent(struct sti_storage_partition *part, struct view *view, int64_t end_offset,
                        uint64_t max_bytes, bool first_whole, struct extent *extent,
                        struct sti_err *err)
 {
     uint32_t clip;
+    struct steps s;
+    struct sti_batch_header header;
     (void)skip_damage(part, view, extent->from, &clip);
     uint64_t room = clip - extent->from;
+    bool all = room <= max_bytes && end_offset >= view->end_offset && clip == view->size;
+    uint32_t limit = room < max_bytes ? clip : extent->from + (uint32_t)max_bytes;
     extent->to = extent->from;
-    if (room <= max_bytes && end_offset >= view->end_offset && clip == view->size) {
+    steps_init(&s, view, extent->from, clip);
+    s.expected = extent->base_offset;
+    int rc = STI_OK;
+    if (all && extent->checked) {
         extent->to = view->size;
         extent->next_offset = view->end_offset;
         return STI_OK;
     }
-    uint32_t limit = room < max_bytes ? clip : extent->from + (uint32_t)max_bytes;
-    uint32_t pos = extent->from;
-    struct smm_walk walk;
-    struct sti_batch_header header;
-    smm_walk_init(&walk, view->file->log_fd, clip, view->nowait);
-    int rc = jump(part, view, &walk, limit, end_offset, &pos);
+    if (!all && extent->checked) {
+        rc = jump(part, view, &s.walk, limit, end_offset, &s.pos);
+        s.expected = s.pos > extent->from ? -1 : s.expected;
+        s.prev = s.pos;
+    }
     while (rc == STI_OK) {
-        rc = smm_walk_header(&walk, pos, &header, err);
-        if (rc == STI_OK && pos > extent->from) {
+        rc = smm_walk_header(&s.walk, s.pos, &header, err);
+        if (rc == STI_E_DATA_LOSS ||
+            (rc == STI_OK && s.expected >= 0 && header.base_offset != s.expected)) {
+            return extent_spoilt(part, view, &s, extent, err);
+        }
+        if (rc == STI_OK && all) { /* a cursor stands where it should */
+            extent->to = view->size;
+            extent->next_offset = view->end_offset;
+            return STI_OK;
+        }
+        if (rc == STI_OK && s.pos > extent->from) {
             extent->next_offset = header.base_offset;
         }
-        if (rc != STI_OK || header.base_offset >= end_offset) {
+        if (rc != STI_OK || header.base_offset >= end_offset ||
+            (s.pos + header.total_len > limit && !(first_whole && s.pos == extent->from))) {
             break;
         }
-        if (pos + header.total_len > limit && !(first_whole && pos == extent->from)) {
-            break;
-        }
-        pos += (uint32_t)header.total_len;
-        extent->next_offset = sti_batch_last_offset(&header) + 1;
+        steps_over(&s, &header);
+        extent->next_offset = s.expected;
     }
-    extent->to = pos;
-    if (rc == STI_E_END || (rc == STI_E_DATA_LOSS && pos > extent->from)) {
-        rc = STI_OK; /* what lies before is good; the next read says what is not */
-    }
-    return rc;
+    extent->to = s.pos;
+    return rc == STI_E_END ? STI_OK : rc;
 }
 
 /* ---- slices -------------------------------------------------------------------------------- */
@@ -379,9 +591,12 @@ static int read_one(struct sti_storage_partition *part, struct sti_storage_read 
     }
     if (view.cursor_hit) {
         extent.from = view.cursor_pos;
+        extent.base_offset = *offset;
         rc = extent.from < view.size ? STI_OK : STI_E_END;
     } else {
         rc = view_locate(part, &view, *offset, &extent.from, &header, err);
+        extent.base_offset = rc == STI_OK ? header.base_offset : -1;
+        extent.checked = true;
     }
     if (rc == STI_OK) {
         rc = view_extent(part, &view, end, op->max_bytes - op->bytes, first, &extent, err);
@@ -442,30 +657,32 @@ int smm_read(struct sti_storage_partition *part, struct sti_storage_read *op)
 static int scan_time(struct sti_storage_partition *part, struct view *view, int64_t timestamp,
                      int64_t log_start, struct sti_batch_header *header, struct sti_err *err)
 {
-    int64_t floor_offset;
-    uint32_t pos = 0, clip;
-    struct smm_walk walk;
-    smm_walk_init(&walk, view->file->log_fd, view->size, false);
-    if (smm_time_floor(part, view->base_offset, timestamp, &floor_offset) == STI_OK &&
-        floor_offset < view->end_offset &&
-        view_locate(part, view, floor_offset, &pos, header, NULL) == STI_OK) {
-        /* The entry must be that of the batch's newest, which is older than what is sought. */
+    struct sti_time_entry floor;
+    uint32_t pos = 0;
+    struct steps s;
+    if (smm_time_floor(part, view->base_offset, timestamp, &floor) == STI_OK &&
+        view->base_offset + floor.rel_offset < view->end_offset &&
+        view_locate(part, view, view->base_offset + floor.rel_offset, &pos, header, NULL) ==
+            STI_OK) {
+        /* The entry must be that of the batch that has its timestamp. */
         bool holds =
-            sti_batch_last_offset(header) == floor_offset && header->max_timestamp < timestamp;
+            sti_batch_last_offset(header) == view->base_offset + (int64_t)floor.rel_offset &&
+            header->max_timestamp == floor.timestamp;
         pos = holds ? pos : 0;
     } else {
         pos = 0;
     }
+    steps_init(&s, view, pos, view->size);
     for (;;) {
-        pos = skip_damage(part, view, pos, &clip);
-        int rc = smm_walk_header(&walk, pos, header, err);
+        int rc = steps_next(part, view, &s, INT64_MAX, header, err);
         if (rc != STI_OK) {
-            return rc == STI_E_END ? STI_E_NOT_FOUND : rc;
+            /* Behind damage to the end of the segment nothing of it can be found. */
+            return rc == STI_E_END || rc == STI_E_DATA_LOSS ? STI_E_NOT_FOUND : rc;
         }
         if (header->max_timestamp >= timestamp && sti_batch_last_offset(header) >= log_start) {
             return STI_OK;
         }
-        pos += (uint32_t)header->total_len;
+        steps_over(&s, header);
     }
 }
 

@@ -421,8 +421,11 @@ static void index_from_headers(struct scan *s)
         return;
     }
     smm_walk_init(&walk, s->fd, seg->size, false);
-    for (uint64_t pos = 0; smm_walk_header(&walk, pos, &header, NULL) == STI_OK;
+    int64_t expected = seg->base_offset; /* a batch out of place would mislead all lookups */
+    for (uint64_t pos = 0;
+         smm_walk_header(&walk, pos, &header, NULL) == STI_OK && header.base_offset == expected;
          pos += header.total_len) {
+        expected = sti_batch_last_offset(&header) + 1;
         if (smm_index_full(&part->index)) {
             smm_index_flush(part, seg->base_offset, s->index_fd, false);
         }

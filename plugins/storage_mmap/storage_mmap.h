@@ -281,7 +281,7 @@ int smm_index_check(struct sti_storage_partition *part, int64_t base_offset, uin
 int smm_time_last(struct sti_storage_partition *part, int64_t base_offset, int64_t *timestamp,
                   int64_t *offset);
 int smm_time_floor(struct sti_storage_partition *part, int64_t base_offset, int64_t timestamp,
-                   int64_t *offset);
+                   struct sti_time_entry *floor);
 
 /* ---- log.c */
 int smm_append(struct sti_storage_partition *part, struct sti_storage_append *op);
