@@ -6,6 +6,15 @@
  * close) never disturbs those who hold it; the last reference posts the closing to the executor.
  * Our own code reads with pread only; the map is for those who take slices, and is populated before
  * it is handed out, so that a page that a disk cannot give is an error here and not a signal there.
+ *
+ * Too many open: the list is kept by when a file got its place in it, the latest first. A use only
+ * stamps the file, so that readers take no lock for it; who looks for a victim begins at the old
+ * end, and gives a file that was used since a new place instead of closing it. That is least
+ * recently used as near as it matters, at a bounded cost. Files with unsynced bytes are passed over
+ * for a while, so that a write error of the kernel's is not forgotten with the inode.
+ *
+ * Files that readers hold after the engine let go of them are outside that bound; their maps count
+ * against max_maps, and a read that would need one more is refused.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,7 +30,20 @@
 #define MADV_POPULATE_READ 22
 #endif
 
-enum { RESIDENT_PAGES = 1024 };
+enum {
+    RESIDENT_PAGES = 1024,
+    VICTIM_LOOKS = 32, /* files looked at to find one to close */
+    SWEEP_MAX = 32     /* files that one turn of the idle sweep closes */
+};
+
+static _Thread_local uint64_t copied_bytes;
+
+/* Bytes that this thread has read into memory of the engine's own: who takes the difference knows
+ * what was copied meanwhile. */
+uint64_t smm_pread_total(void)
+{
+    return copied_bytes;
+}
 
 /* Read up to `len` bytes; fewer only at the end of the file.
  * @param nowait  give EAGAIN rather than wait for a disk
@@ -47,6 +69,7 @@ int smm_pread(int fd, void *buf, size_t len, uint64_t pos, bool nowait, size_t *
             break;
         }
         *got += (size_t)n;
+        copied_bytes += (uint64_t)n;
     }
     return 0;
 }
@@ -61,7 +84,11 @@ static void file_close(struct sti_task *task)
     uint8_t *map = atomic_load(&file->map);
     if (map != NULL) {
         (void)munmap(map, file->map_len);
+        atomic_fetch_sub(&store->map_count, 1);
         sti_metric_sub(store->metrics.maps, 1);
+    }
+    if (file->forgotten) {
+        sti_metric_sub(store->metrics.held_files, 1);
     }
     (void)close(file->log_fd);
     if (file->index_fd >= 0) {
@@ -121,23 +148,33 @@ struct smm_file *smm_file_new(struct sti_storage_partition *part, int log_fd, in
 /* ---- the list of open files ---------------------------------------------------------------- */
 
 /* @locks files_mu held */
+static void list_unlink(struct smm_store *store, struct smm_file *file)
+{
+    *(file->prev != NULL ? &file->prev->next : &store->files) = file->next;
+    *(file->next != NULL ? &file->next->prev : &store->files_last) = file->prev;
+    file->prev = file->next = NULL;
+}
+
+/* @locks files_mu held */
+static void list_push(struct smm_store *store, struct smm_file *file)
+{
+    file->queued_us = atomic_load_explicit(&file->used_us, memory_order_relaxed);
+    file->prev = NULL;
+    file->next = store->files;
+    *(file->next != NULL ? &file->next->prev : &store->files_last) = file;
+    store->files = file;
+}
+
+/* @locks files_mu held */
 static void list_remove(struct smm_file *file)
 {
-    struct smm_store *store = file->store;
-    if (file->part == NULL) {
-        return;
+    if (file->part != NULL) {
+        list_unlink(file->store, file);
+        file->part = NULL;
+        file->store->file_count--;
+        file->forgotten = true; /* before the segment's reference goes */
+        sti_metric_add(file->store->metrics.held_files, 1);
     }
-    if (file->prev != NULL) {
-        file->prev->next = file->next;
-    } else {
-        store->files = file->next;
-    }
-    if (file->next != NULL) {
-        file->next->prev = file->prev;
-    }
-    file->prev = file->next = NULL;
-    file->part = NULL;
-    store->file_count--;
 }
 
 /* Let the segment go of its file. The caller passes what is returned to smm_file_forget, without
@@ -163,8 +200,9 @@ void smm_file_forget(struct smm_file *file)
     }
 }
 
-/* Take a file from its segment: unless the segment is pinned, or lets go of it already. Gives
- * reserved space back when no writer is at work. @locks files_mu held */
+/* Take a file from its segment: unless the segment is pinned, or lets go of it already. When no
+ * writer is at work its lock is taken and kept: let_go gives reserved space back, which is I/O, and
+ * then frees it. @locks files_mu held */
 static struct smm_file *evict_one(struct smm_file *file)
 {
     struct sti_storage_partition *part = file->part;
@@ -176,37 +214,61 @@ static struct smm_file *evict_one(struct smm_file *file)
         gone = smm_file_detach(seg);
     }
     pthread_mutex_unlock(&part->mu);
-    if (writer) {
-        if (gone != NULL) {
-            smm_segment_give_back(seg, gone->log_fd); /* the writer's lock keeps the segment */
-        }
-        pthread_mutex_unlock(&part->write_mu);
-    }
     if (gone != NULL) {
         list_remove(gone);
+    }
+    if (writer && gone != NULL && seg->reserved_end > seg->write_size) {
+        gone->give_back = seg; /* the writer's lock keeps the segment, and the partition */
+        gone->give_back_part = part;
+    } else if (writer) {
+        pthread_mutex_unlock(&part->write_mu);
     }
     return gone;
 }
 
-/* Close the file that was used least recently while more than the limit are open. Files that have
- * been synced go first, so that a write error of the kernel's is not forgotten with the inode.
- * @locks files_mu held; returns a chain of files to unref, linked by `next` */
+/* What evict_one took, linked by `next`. @locks files_mu free */
+static void let_go(struct smm_file *chain)
+{
+    while (chain != NULL) {
+        struct smm_file *next = chain->next;
+        chain->next = NULL;
+        if (chain->give_back_part != NULL) {
+            smm_segment_give_back(chain->give_back, chain->log_fd);
+            pthread_mutex_unlock(&chain->give_back_part->write_mu);
+        }
+        smm_file_unref(chain);
+        chain = next;
+    }
+}
+
+/* Which file to close? The one longest unused, as far as a few looks tell. @locks files_mu held */
+static struct smm_file *pick_victim(struct smm_store *store, const struct smm_file *keep)
+{
+    struct smm_file *dirty = NULL, *file = store->files_last;
+    for (unsigned looks = 0; file != NULL && looks < VICTIM_LOOKS; looks++) {
+        struct smm_file *before = file->prev;
+        if (file == keep ||
+            atomic_load_explicit(&file->used_us, memory_order_relaxed) > file->queued_us) {
+            list_unlink(store, file); /* it was used since */
+            list_push(store, file);
+        } else if (!atomic_load_explicit(&file->dirty, memory_order_relaxed)) {
+            return file;
+        } else if (dirty == NULL) {
+            dirty = file;
+        }
+        file = before;
+    }
+    file = dirty != NULL ? dirty : store->files_last;
+    return file == keep ? NULL : file;
+}
+
+/* While more than the limit are open, close others.
+ * @locks files_mu held; returns a chain for let_go */
 static struct smm_file *evict_excess(struct smm_store *store, const struct smm_file *keep)
 {
     struct smm_file *chain = NULL;
     while (store->file_count > (uint64_t)store->conf->max_open_files) {
-        struct smm_file *victim = NULL;
-        for (struct smm_file *file = store->files; file != NULL; file = file->next) {
-            if (file == keep) {
-                continue;
-            }
-            bool dirty = atomic_load_explicit(&file->dirty, memory_order_relaxed);
-            if (victim == NULL || (!dirty && atomic_load(&victim->dirty)) ||
-                (dirty == atomic_load(&victim->dirty) &&
-                 atomic_load(&file->used_us) < atomic_load(&victim->used_us))) {
-                victim = file;
-            }
-        }
+        struct smm_file *victim = pick_victim(store, keep);
         struct smm_file *gone = victim == NULL ? NULL : evict_one(victim);
         if (gone == NULL) {
             break; /* in transit; the next opening tries again */
@@ -217,28 +279,27 @@ static struct smm_file *evict_excess(struct smm_store *store, const struct smm_f
     return chain;
 }
 
-static void unref_chain(struct smm_file *chain)
+/* Count a descriptor that is opened or closed outside the list against its bound. */
+void smm_file_charge(struct smm_store *store, int change)
 {
-    while (chain != NULL) {
-        struct smm_file *next = chain->next;
-        chain->next = NULL;
-        smm_file_unref(chain);
-        chain = next;
-    }
+    pthread_mutex_lock(&store->files_mu);
+    store->file_count = (uint32_t)((int64_t)store->file_count + change);
+    struct smm_file *chain = evict_excess(store, NULL);
+    pthread_mutex_unlock(&store->files_mu);
+    sti_metric_add(store->metrics.open_files, (uint64_t)(int64_t)change);
+    let_go(chain);
 }
 
-/* Close what was not used for idle_close_ms; what is unsynced is synced first and goes the next
- * time.
- */
-static void sweep_run(struct smm_job *job)
+/* Close some of what was not used for idle_close_ms; what is unsynced is synced first and goes the
+ * next time. @return a chain for let_go. @locks files_mu held */
+static struct smm_file *sweep_some(struct smm_store *store, uint64_t now, uint64_t idle_us,
+                                   unsigned *count)
 {
-    struct smm_store *store = job->store;
-    uint64_t idle_us = (uint64_t)store->conf->idle_close_ms * 1000u;
-    uint64_t now = sti_now_us(store->host);
     struct smm_file *chain = NULL;
-    pthread_mutex_lock(&store->files_mu);
-    for (struct smm_file *file = store->files, *next; file != NULL; file = next) {
-        next = file->next;
+    *count = 0;
+    for (struct smm_file *file = store->files_last, *before; file != NULL && *count < SWEEP_MAX;
+         file = before) {
+        before = file->prev;
         if (atomic_load(&file->used_us) + idle_us > now) {
             continue;
         }
@@ -250,16 +311,28 @@ static void sweep_run(struct smm_job *job)
         if (gone != NULL) {
             gone->next = chain;
             chain = gone;
+            ++*count;
         }
     }
+    return chain;
+}
+
+static void sweep_run(struct smm_job *job)
+{
+    struct smm_store *store = job->store;
+    uint64_t idle_us = (uint64_t)store->conf->idle_close_ms * 1000u;
+    uint64_t now = sti_now_us(store->host);
+    unsigned count;
+    pthread_mutex_lock(&store->files_mu);
+    struct smm_file *chain = sweep_some(store, now, idle_us, &count);
     if (store->stopping || store->file_count == 0) {
         store->sweep = NULL;
         free(job);
     } else {
-        smm_job_arm(job, now + idle_us / 2);
+        smm_job_arm(job, count == SWEEP_MAX ? now + 1000u : now + idle_us / 2);
     }
     pthread_mutex_unlock(&store->files_mu);
-    unref_chain(chain);
+    let_go(chain);
 }
 
 /* @return the segment with that base offset and serial (0: any), or NULL. @locks part->mu held */
@@ -302,12 +375,7 @@ static struct smm_file *attach(struct sti_storage_partition *part, struct smm_se
         return now;
     }
     file->part = part;
-    file->prev = NULL;
-    file->next = store->files;
-    if (file->next != NULL) {
-        file->next->prev = file;
-    }
-    store->files = file;
+    list_push(store, file);
     store->file_count++;
     if (store->sweep == NULL && !store->stopping) {
         store->sweep = smm_job_new(store, NULL, sweep_run);
@@ -318,7 +386,7 @@ static struct smm_file *attach(struct sti_storage_partition *part, struct smm_se
     }
     struct smm_file *chain = evict_excess(store, file);
     pthread_mutex_unlock(&store->files_mu);
-    unref_chain(chain);
+    let_go(chain);
     return now;
 }
 
@@ -430,27 +498,36 @@ static bool is_resident(const uint8_t *from, size_t len, size_t page)
     return true;
 }
 
+/* @return 0 or an errno; EMFILE: the bound on maps is reached */
 static int file_map(struct smm_file *file, uint8_t **out)
 {
+    struct smm_store *store = file->store;
     *out = atomic_load_explicit(&file->map, memory_order_acquire);
     if (*out != NULL) {
         return 0;
     }
-    int fault = STI_FAULT("file.mmap");
-    if (fault != 0) {
-        return fault;
+    int rc = STI_FAULT("file.mmap");
+    if (rc == 0 && atomic_fetch_add(&store->map_count, 1) >= store->conf->max_maps) {
+        atomic_fetch_sub(&store->map_count, 1);
+        rc = EMFILE;
+    }
+    if (rc != 0) {
+        return rc;
     }
     uint8_t *map = mmap(NULL, file->map_len, PROT_READ, MAP_SHARED, file->log_fd, 0);
     if (map == MAP_FAILED) {
-        return errno;
+        rc = errno;
+        atomic_fetch_sub(&store->map_count, 1);
+        return rc;
     }
     uint8_t *expected = NULL;
     if (!atomic_compare_exchange_strong(&file->map, &expected, map)) {
         (void)munmap(map, file->map_len);
+        atomic_fetch_sub(&store->map_count, 1);
         *out = expected;
         return 0;
     }
-    sti_metric_add(file->store->metrics.maps, 1);
+    sti_metric_add(store->metrics.maps, 1);
     *out = map;
     return 0;
 }
@@ -464,7 +541,9 @@ int smm_file_memory(struct smm_file *file, uint64_t pos, uint64_t len, bool nowa
     uint8_t *map;
     int rc = file_map(file, &map);
     if (rc != 0) {
-        return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED, "map a segment: %s", strerror(rc));
+        return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED, "map a segment: %s",
+                           rc == EMFILE ? "max_maps are mapped, or held by slow readers"
+                                        : strerror(rc));
     }
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     uint64_t from = pos - pos % page;

@@ -200,6 +200,7 @@ static struct sti_storage_partition *part_new(struct smm_store *store, const cha
     part->events_ctx = args->events_ctx;
     part->partition = args->id->partition;
     part->last_epoch = -1;
+    part->scrub_pass = SMM_SCRUB_NEVER;
     memcpy(part->topic_id, args->id->topic_id, sizeof part->topic_id);
     take_settings(part, args->settings);
     smm_index_init(&part->index);
@@ -349,6 +350,7 @@ int smm_open(void *self, const struct sti_storage_open *args, struct sti_storage
     }
     smm_state(part, state);
     atomic_store(&part->opened, true);
+    smm_scrub_join(part);
     *out = part;
     return rc;
 }
@@ -413,6 +415,7 @@ int smm_close(struct sti_storage_partition *part, struct sti_err *err)
     struct smm_store *store = part->store;
     int rc = STI_OK;
     struct sti_err why = {0};
+    smm_scrub_leave(part);
     pthread_mutex_lock(&part->write_mu);
     struct smm_waiter *waiters = smm_flush_detach(part);
     bool untouched =

@@ -37,7 +37,50 @@ static const struct sti_option opt_reserve = {
     .help =
         "Space reserved ahead of a segment's writer at the most; 0 reserves none. Much of it slows "
         "ext4, which writes into reserved space at a lower rate."};
-static const struct sti_option *const options[] = {&opt_files, &opt_idle, &opt_reserve, NULL};
+static const struct sti_option opt_maps = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "max_maps",
+    .type = STI_OPT_INT,
+    .def = "4096",
+    .min = 8,
+    .max = 1000000,
+    .offset = offsetof(struct smm_conf, max_maps),
+    .help = "Segments mapped at once, with those that slow readers still hold after they were "
+            "closed; a read that needs one more is refused."};
+static const struct sti_option opt_scrub_rate = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "scrub_bytes_per_s",
+    .type = STI_OPT_INT,
+    .def = "16M",
+    .min = 0,
+    .max = 1099511627776,
+    .unit = "bytes",
+    .offset = offsetof(struct smm_conf, scrub_bytes_per_s),
+    .help = "Rate at which stored data is read again in the background to find damage early; "
+            "16 MiB/s sees 1.3 TiB in a day. 0 switches it off."};
+static const struct sti_option opt_scrub_delay = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "scrub_delay_ms",
+    .type = STI_OPT_INT,
+    .def = "60000",
+    .min = 0,
+    .max = 86400000,
+    .unit = "ms",
+    .offset = offsetof(struct smm_conf, scrub_delay_ms),
+    .help = "From the start to the first pass over stored data."};
+static const struct sti_option opt_scrub_interval = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "scrub_interval_ms",
+    .type = STI_OPT_INT,
+    .def = "86400000",
+    .min = 1,
+    .max = 31536000000,
+    .unit = "ms",
+    .offset = offsetof(struct smm_conf, scrub_interval_ms),
+    .help = "From the end of a pass over stored data to the next."};
+static const struct sti_option *const options[] = {
+    &opt_files,      &opt_idle,        &opt_reserve,        &opt_maps,
+    &opt_scrub_rate, &opt_scrub_delay, &opt_scrub_interval, NULL};
 
 static void make_metrics(struct smm_store *store)
 {
@@ -68,9 +111,28 @@ static void make_metrics(struct smm_store *store)
         {&m->poisoned, STI_METRIC_COUNTER, "streamit_storage_poisoned_total",
          "Partitions that a failed write or sync took offline for appends."},
         {&m->damaged, STI_METRIC_COUNTER, "streamit_storage_damaged_ranges_total",
-         "Damaged ranges that recovery found."},
+         "Damaged ranges that were found, at an open or by the scrub."},
         {&m->disk_full, STI_METRIC_COUNTER, "streamit_storage_disk_full_total",
          "Appends refused by a full disk."},
+        {&m->held_files, STI_METRIC_GAUGE, "streamit_storage_held_segments",
+         "Segments that were closed or retired and that readers still hold open."},
+        {&m->read_bytes, STI_METRIC_COUNTER, "streamit_storage_read_copied_bytes_total",
+         "Bytes of files that the engine copied into memory of its own, indexes and headers "
+         "included."},
+        {&m->slice_bytes, STI_METRIC_COUNTER, "streamit_storage_read_slice_bytes_total",
+         "Bytes handed to readers as slices of files, not copied."},
+        {&m->scrub_bytes, STI_METRIC_COUNTER, "streamit_storage_scrub_bytes_total",
+         "Stored bytes read again by the scrub."},
+        {&m->scrub_passes, STI_METRIC_COUNTER, "streamit_storage_scrub_passes_total",
+         "Passes of the scrub over all partitions that ended."},
+        {&m->scrub_damaged, STI_METRIC_COUNTER, "streamit_storage_scrub_damaged_total",
+         "Damaged ranges that the scrub found."},
+        {&m->scrub_indexes, STI_METRIC_COUNTER, "streamit_storage_scrub_indexes_total",
+         "Bad indexes that the scrub had built anew."},
+        {&m->scrub_differs, STI_METRIC_COUNTER, "streamit_storage_scrub_differs_total",
+         "Batches that were bad at the scrub's first look and sound at the second."},
+        {&m->scrub_progress, STI_METRIC_GAUGE, "streamit_storage_scrub_progress_seconds",
+         "When the scrub last did something, seconds since 1970."},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         *rows[i].out = host->metric(host->ctx, rows[i].type, rows[i].name, labels, rows[i].help);

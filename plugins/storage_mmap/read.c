@@ -622,6 +622,7 @@ int smm_read(struct sti_storage_partition *part, struct sti_storage_read *op)
 {
     struct sti_err err = {0};
     int64_t offset = op->offset;
+    uint64_t copied = smm_pread_total();
     int rc = STI_OK;
     op->slice_count = 0;
     op->bytes = 0;
@@ -644,9 +645,11 @@ int smm_read(struct sti_storage_partition *part, struct sti_storage_read *op)
     if (op->slice_count > 0) {
         rc = STI_OK; /* what comes behind it is the next read's */
     }
+    sti_metric_add(part->store->metrics.read_bytes, smm_pread_total() - copied);
     if (rc == STI_E_WOULD_BLOCK) {
         return rc;
     }
+    sti_metric_add(part->store->metrics.slice_bytes, op->bytes);
     op->done(op, rc, rc == STI_OK ? NULL : &err);
     return STI_OK;
 }

@@ -533,6 +533,7 @@ int smm_recover(struct sti_storage_partition *part, struct sti_err *err)
             part->log_start = part->written_end;
         }
         part->first_ms = smm_segment_active(part)->size > 0 ? -1 : 0;
+        smm_damage_load(part, s.dir_fd);
         if (part->settings.flush_policy == STI_FLUSH_COMMIT && !part->damaged &&
             part->synced_end < part->written_end) {
             rc = smm_flush_now(part, INT64_MAX, err);

@@ -33,6 +33,10 @@
 #define SMM_CURSORS 4u
 
 #define SMM_DELETED_SUFFIX ".deleted"
+#define SMM_FILE_DAMAGE    "damage"
+
+#define SMM_CRC_FROM    21u         /* the checksum of a batch covers it from this byte on */
+#define SMM_SCRUB_NEVER 0xffffffffu /* the scrub does not look at the partition */
 
 struct smm_store;
 struct sti_storage_partition;
@@ -41,11 +45,15 @@ struct smm_conf {
     int64_t max_open_files;
     int64_t idle_close_ms;
     int64_t reserve_bytes_max;
+    int64_t max_maps;
+    int64_t scrub_bytes_per_s, scrub_delay_ms, scrub_interval_ms;
 };
 
 struct smm_metrics {
     struct sti_metric *appended_bytes, *appends, *rolls, *syncs, *sync_errors, *open_files, *maps,
-        *recovered_bytes, *truncated_bytes, *index_rebuilds, *poisoned, *damaged, *disk_full;
+        *recovered_bytes, *truncated_bytes, *index_rebuilds, *poisoned, *damaged, *disk_full,
+        *held_files, *read_bytes, *slice_bytes, *scrub_bytes, *scrub_passes, *scrub_damaged,
+        *scrub_indexes, *scrub_differs, *scrub_progress;
     struct sti_histogram *sync_us;
 };
 
@@ -76,9 +84,11 @@ struct smm_store {
     struct sti_storage_partition *table[SMM_BUCKETS];
 
     pthread_mutex_t files_mu;
-    struct smm_file *files;
+    struct smm_file *files, *files_last; /* the longest unused last, more or less: file.c */
     uint32_t file_count;
-    struct smm_job *sweep; /* closes what has not been used for a while */
+    _Atomic int64_t map_count;
+    struct smm_scrub *scrub; /* NULL: off */
+    struct smm_job *sweep;   /* closes what has not been used for a while */
     bool stopping;
 
     pthread_mutex_t live_mu; /* tasks posted and files open: stop waits for 0 */
@@ -101,6 +111,11 @@ struct smm_file {
     struct sti_storage_partition *part; /* @locks files_mu; NULL once off the list */
     struct smm_segment *seg;            /* @locks part->mu; NULL once the segment let go */
     struct smm_file *prev, *next;       /* @locks files_mu */
+    uint64_t queued_us;                 /* @locks files_mu: used_us when it got its place */
+    struct smm_segment
+        *give_back; /* evicted: its reserved space goes, and its partition's write_mu */
+    struct sti_storage_partition *give_back_part; /* is held until then; else NULL */
+    bool forgotten; /* off the list; whoever still holds it is a reader */
 };
 
 /* A segment. Fields are written under part->mu; those marked (w) are the writer's alone. */
@@ -143,6 +158,7 @@ struct smm_damage {
     int64_t base_offset; /* of the segment */
     int64_t from_offset, to_offset;
     uint32_t from_pos, to_pos;
+    uint32_t crc; /* of the bytes as they were found, 0 when they could not be read */
 };
 
 struct smm_waiter {
@@ -190,7 +206,8 @@ struct sti_storage_partition {
     int32_t partition;
     uint8_t topic_id[16];
     uint16_t topic_len;
-    char name[]; /* "<topic>-<partition>", the folder */
+    uint32_t scrub_pass; /* @locks store->table_mu: which saw it last, or SMM_SCRUB_NEVER */
+    char name[];         /* "<topic>-<partition>", the folder */
 };
 
 /* ---- store.c */
@@ -225,6 +242,7 @@ int smm_part_dir_sync(const struct sti_storage_partition *part);
 
 /* ---- file.c */
 int smm_pread(int fd, void *buf, size_t len, uint64_t pos, bool nowait, size_t *got);
+uint64_t smm_pread_total(void);
 struct smm_file *smm_file_new(struct sti_storage_partition *part, int log_fd, int index_fd,
                               uint32_t size_max);
 void smm_file_attach(struct sti_storage_partition *part, struct smm_segment *seg,
@@ -233,6 +251,7 @@ int smm_file_acquire(struct sti_storage_partition *part, int64_t base_offset, ui
                      struct smm_file **out, struct sti_err *err);
 struct smm_file *smm_file_ref(struct smm_file *file);
 void smm_file_unref(struct smm_file *file);
+void smm_file_charge(struct smm_store *store, int change);
 struct smm_file *smm_file_detach(struct smm_segment *seg);
 void smm_file_forget(struct smm_file *file);
 int smm_file_memory(struct smm_file *file, uint64_t pos, uint64_t len, bool nowait,
@@ -330,6 +349,24 @@ int smm_errno_status(int err_no);
 /* ---- space.c */
 int smm_space(void *self, struct sti_storage_space *out, struct sti_err *err);
 uint64_t smm_space_step(const struct smm_store *store, uint64_t step);
+
+/* ---- damage.c */
+bool smm_damage_found(struct sti_storage_partition *part, uint64_t serial, int fd,
+                      const struct smm_damage *range);
+bool smm_damage_skip(struct sti_storage_partition *part, int64_t base_offset, uint32_t *pos,
+                     int64_t *next_offset);
+void smm_damage_cut(struct sti_storage_partition *part, int64_t offset);
+void smm_damage_save(struct sti_storage_partition *part);
+void smm_damage_load(struct sti_storage_partition *part, int dir_fd);
+void smm_damage_tell(struct sti_storage_partition *part, const struct smm_damage *range);
+void smm_damage_text(const struct sti_storage_partition *part, const struct smm_damage *range,
+                     struct sti_err *err);
+
+/* ---- scrub.c */
+int smm_scrub_start(struct smm_store *store, struct sti_err *err);
+void smm_scrub_stop(struct smm_store *store);
+void smm_scrub_join(struct sti_storage_partition *part);
+void smm_scrub_leave(struct sti_storage_partition *part);
 
 /* ---- blob.c */
 int smm_blob_put(struct sti_storage_partition *part, const char *name, const void *data, size_t len,

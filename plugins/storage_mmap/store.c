@@ -354,6 +354,9 @@ int smm_store_start(struct smm_store *store, struct sti_err *err)
     (void)close(parent);
     if (rc == STI_OK) {
         read_boot_id(store);
+        rc = smm_scrub_start(store, err);
+    }
+    if (rc == STI_OK) {
         finish_removals(store);
     } else if (store->dir_fd >= 0) {
         (void)close(store->dir_fd);
@@ -366,6 +369,7 @@ int smm_store_start(struct smm_store *store, struct sti_err *err)
  * @thread main */
 int smm_store_stop(struct smm_store *store, uint32_t deadline_ms, struct sti_err *err)
 {
+    smm_scrub_stop(store);
     pthread_mutex_lock(&store->files_mu);
     store->stopping = true;
     if (store->sweep != NULL && smm_job_cancel(store->sweep)) {

@@ -243,12 +243,7 @@ static uint32_t swap_list(struct sti_storage_partition *part, uint32_t first,
     part->log_start = part->log_start < offset ? part->log_start : offset;
     part->last_epoch = last->total_len > 0 ? last->leader_epoch : -1;
     memset(part->cursors, 0, sizeof part->cursors);
-    if (part->damaged && part->damage_count > 0 && part->damage[0].from_offset >= offset) {
-        free(part->damage);
-        part->damage = NULL;
-        part->damage_count = 0;
-        part->damaged = false;
-    }
+    smm_damage_cut(part, offset);
     smm_index_fini(&part->index);
     pthread_mutex_unlock(&part->mu);
     part->first_ms = seg->size > 0 ? -1 : 0;
@@ -415,6 +410,7 @@ static int cut(struct sti_storage_partition *part, uint32_t first, int64_t offse
     }
     int rc = prepare(part, dir_fd, part->segs[first], offset, pos, old, &seg, &file, err);
     if (seg != NULL) {
+        bool damaged = part->damaged;
         uint32_t count = swap_list(part, first, seg, offset, last, gone);
         smm_file_attach(part, seg, file);
         int saved = finish_on_disk(part, dir_fd, base_offset, gone, count);
@@ -429,6 +425,8 @@ static int cut(struct sti_storage_partition *part, uint32_t first, int64_t offse
         if (saved != 0) {
             rc = sti_err_set(err, STI_E_IO, "%s: truncate: %s", part->name, strerror(saved));
             smm_poison(part, err);
+        } else if (damaged) {
+            smm_damage_save(part);
         }
     }
     (void)close(dir_fd);

@@ -30,6 +30,13 @@ static void on_failed(void *ctx, const struct sti_err *err)
     fx->failed_count++;
 }
 
+static void on_damaged(void *ctx, const struct sti_err *err)
+{
+    struct fixture *fx = ctx;
+    memcpy(fx->damage_msg, err->msg, sizeof fx->damage_msg);
+    fx->damaged_count++;
+}
+
 static int64_t default_of(const struct sti_option *option)
 {
     char *end;
@@ -59,7 +66,8 @@ void fx_init(struct fixture *fx, uint32_t threads)
     fx->events = (struct sti_storage_events){.struct_size = sizeof fx->events,
                                              .recovered = on_recovered,
                                              .synced = on_synced,
-                                             .failed = on_failed};
+                                             .failed = on_failed,
+                                             .damaged = on_damaged};
     fx->settings = (struct sti_storage_settings){.struct_size = sizeof fx->settings,
                                                  .flush_policy = STI_FLUSH_ONROLL,
                                                  .segment_bytes = 16384,

@@ -26,7 +26,8 @@ struct fixture {
     int64_t conf[16];
     char *dir;
     _Atomic int64_t synced;
-    _Atomic unsigned synced_count, failed_count, recovered_count;
+    _Atomic unsigned synced_count, failed_count, recovered_count, damaged_count;
+    char damage_msg[248]; /* of the last */
     struct sti_storage_events events;
     struct sti_storage_settings settings;
 };
