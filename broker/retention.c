@@ -26,7 +26,7 @@ void brk_retention_run(struct sti_task *task)
     struct broker *broker = part->broker;
     struct sti_storage_state state = {.struct_size = sizeof state};
     struct sti_err err;
-    int64_t end, max_timestamp;
+    int64_t end, max_timestamp, given_up = -1;
     uint64_t bytes;
     int rc = STI_OK;
     pthread_mutex_lock(&part->mu);
@@ -35,19 +35,23 @@ void brk_retention_run(struct sti_task *task)
     pthread_mutex_unlock(&part->mu);
     const struct sti_storage *vt = store == NULL ? NULL : sti_storage_of(&part->storage);
     while (store != NULL && rc == STI_OK &&
-           vt->oldest_segment(store, &end, &bytes, &max_timestamp) == STI_OK) {
+           vt->oldest_segment(store, &end, &bytes, &max_timestamp) == STI_OK &&
+           end != given_up) { /* the same again: storage keeps it, and the next round asks anew */
         vt->state(store, &state);
         if (end > atomic_load(&part->high_watermark) ||
             !expired(&part->values, state.bytes, bytes, max_timestamp, sti_now_ms(broker->host))) {
             break;
         }
         rc = vt->trim(store, end, &err);
+        given_up = end;
         if (rc == STI_OK) {
-            atomic_store(&part->log_start, end);
+            /* A segment that a crash had left below the start moves nothing. */
+            int64_t start = end > state.log_start ? end : state.log_start;
+            atomic_store(&part->log_start, start);
             sti_metric_add(broker->metrics.trimmed_segments, 1);
             sti_log(broker->host, STI_LOG_INFO, "segment_expired", "the oldest segment was dropped",
                     STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
-                    STI_F_INT("log_start", end));
+                    STI_F_INT("log_start", start));
         }
     }
     if (rc != STI_OK) {

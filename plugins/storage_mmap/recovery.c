@@ -363,7 +363,11 @@ static int scan_segment(struct scan *s, uint32_t i, bool *ended, struct sti_err 
 static int scan_all(struct scan *s, struct sti_err *err)
 {
     struct sti_storage_partition *part = s->part;
-    uint32_t first = smm_segment_find(part, s->point.recovery_point);
+    /* Segments below the start are no part of the log any more: a loss of power may have brought
+     * their names back without their bytes. */
+    uint32_t first =
+        smm_segment_find(part, s->point.recovery_point > part->log_start ? s->point.recovery_point
+                                                                         : part->log_start);
     bool ended = false;
     int rc = STI_OK;
     s->buf = malloc(SCAN_BUF);
@@ -530,11 +534,18 @@ int smm_recover(struct sti_storage_partition *part, struct sti_err *err)
         int64_t oldest = part->segs[0]->base_offset;
         part->log_start = part->log_start < oldest ? oldest : part->log_start;
         if (part->log_start > part->written_end) {
+            /* Also in the file: else what is appended now would lie below the start at the next
+             * open. */
             part->log_start = part->written_end;
+            int saved = smm_offset_write(s.dir_fd, STI_FILE_LOG_START, part->log_start);
+            rc = saved == 0 ? STI_OK
+                            : sti_err_set(err, smm_errno_status(saved), "%s: start of the log: %s",
+                                          part->name, strerror(saved));
         }
         part->first_ms = smm_segment_active(part)->size > 0 ? -1 : 0;
         smm_damage_load(part, s.dir_fd);
-        if (part->settings.flush_policy == STI_FLUSH_COMMIT && !part->damaged &&
+        /* Also around damage: what is not synced is not read. */
+        if (rc == STI_OK && part->settings.flush_policy == STI_FLUSH_COMMIT &&
             part->synced_end < part->written_end) {
             rc = smm_flush_now(part, INT64_MAX, err);
         }

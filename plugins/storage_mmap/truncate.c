@@ -53,16 +53,9 @@ static void retire(struct sti_storage_partition *part, struct smm_segment *seg)
     free(seg);
 }
 
-static int trim_locked(struct sti_storage_partition *part, int64_t new_start, struct sti_err *err)
+/* Write down where the log begins from now on. */
+static int move_start(struct sti_storage_partition *part, int64_t new_start, struct sti_err *err)
 {
-    if (new_start > part->written_end) {
-        return sti_err_set(err, STI_E_OFFSET_OUT_OF_RANGE,
-                           "%s: trim to %" PRId64 " passes the end %" PRId64, part->name, new_start,
-                           part->written_end);
-    }
-    if (new_start <= part->log_start) {
-        return STI_OK;
-    }
     int dir_fd = smm_part_dir(part);
     int rc = dir_fd < 0 ? errno : STI_FAULT("trim.before_start");
     if (rc == 0) {
@@ -80,6 +73,24 @@ static int trim_locked(struct sti_storage_partition *part, int64_t new_start, st
     pthread_mutex_lock(&part->mu);
     part->log_start = new_start;
     pthread_mutex_unlock(&part->mu);
+    return STI_OK;
+}
+
+static int trim_locked(struct sti_storage_partition *part, int64_t new_start, struct sti_err *err)
+{
+    if (new_start > part->written_end) {
+        return sti_err_set(err, STI_E_OFFSET_OUT_OF_RANGE,
+                           "%s: trim to %" PRId64 " passes the end %" PRId64, part->name, new_start,
+                           part->written_end);
+    }
+    /* Segments below a start that was written earlier go too: a crash may have left them, or have
+     * brought them back. */
+    if (new_start > part->log_start) {
+        int rc = move_start(part, new_start, err);
+        if (rc != STI_OK) {
+            return rc;
+        }
+    }
     if (new_start == part->written_end && smm_segment_active(part)->size > 0 && !part->poisoned &&
         !part->damaged) {
         (void)smm_roll(part, part->written_end, NULL);
