@@ -276,6 +276,25 @@ class Disk:
                                                         if mood == "mixed" else mood, sector, stale))
 
 
+def settle(records, base, folder):
+    """The process may have been killed within its last call: make the last record say what that call has done. Returns the
+    disk after all records, and how it differs from the folder."""
+    tree = read_tree(folder)
+    last = records[-1]
+    full = last.data
+    cuts = [len(full)]
+    if not last.done:
+        cuts += [0] + [n for n in range(1, len(full)) if (last.pos + n) % 4096 == 0] if last.op == WRITE else [None]
+    for cut in cuts:
+        last.data = full if cut is None else full[:cut]
+        disk = Disk.of(base)
+        disk.replay(records, 0, len(records) - (1 if cut is None else 0))
+        wrong = difference(disk.now(), tree)
+        if not wrong:
+            break
+    return disk, wrong
+
+
 def read_tree(folder):
     """What stands in a folder: {path: bytes, or None for a folder}."""
     tree = {}
