@@ -217,22 +217,40 @@ static struct sti_storage_partition *part_new(struct smm_store *store, const cha
     return part;
 }
 
-static bool has_log(int dir_fd)
+/* Is there a log in the folder? @return 0, or an errno: it could not be looked at */
+static int find_log(int dir_fd, bool *found)
 {
     int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-    bool found = false;
     struct dirent *entry;
-    while (dir != NULL && !found && (entry = readdir(dir)) != NULL) {
+    *found = false;
+    if (dir == NULL) {
+        int saved = errno;
+        if (fd >= 0) {
+            (void)close(fd);
+        }
+        return saved;
+    }
+    while (!*found && (entry = readdir(dir)) != NULL) {
         int64_t base_offset;
-        found = sti_log_name_parse(entry->d_name, ".log", &base_offset);
+        *found = sti_log_name_parse(entry->d_name, ".log", &base_offset);
     }
-    if (dir != NULL) {
-        (void)closedir(dir);
-    } else if (fd >= 0) {
-        (void)close(fd);
+    (void)closedir(dir);
+    return 0;
+}
+
+/* Does the folder hold a partition? A folder with neither metadata nor a log is none.
+ * @param topic_id  of its metadata. @return 0: yes; ENOENT: none; EPROTO: yes, but its metadata is
+ * missing or garbled; EPROTONOSUPPORT; another errno: it could not be looked at */
+static int look_at(int dir_fd, uint8_t topic_id[16])
+{
+    int rc = smm_meta_read(dir_fd, topic_id);
+    if (rc == ENOENT) {
+        bool found;
+        rc = find_log(dir_fd, &found);
+        rc = rc != 0 ? rc : found ? EPROTO : ENOENT;
     }
-    return found;
+    return rc;
 }
 
 /* Make the folder, or go on with one whose making was interrupted before it got its metadata. */
@@ -247,9 +265,13 @@ static int create_folder(struct sti_storage_partition *part, struct sti_err *err
     if (rc == 0 && (dir_fd = smm_part_dir(part)) < 0) {
         rc = errno;
     }
-    if (rc == 0 && (smm_meta_read(dir_fd, topic_id) != ENOENT || has_log(dir_fd))) {
-        (void)close(dir_fd);
-        return sti_err_set(err, STI_E_ALREADY_EXISTS, "%s: the partition exists", part->name);
+    if (rc == 0) {
+        int there = look_at(dir_fd, topic_id);
+        if (there == 0 || there == EPROTO || there == EPROTONOSUPPORT) {
+            (void)close(dir_fd);
+            return sti_err_set(err, STI_E_ALREADY_EXISTS, "%s: the partition exists", part->name);
+        }
+        rc = there == ENOENT ? 0 : there;
     }
     /* The boot is noted from the beginning: a log without a note could not be told from one that
      * never saw a loss of power. Its name lasts with that of the metadata. */
@@ -283,25 +305,23 @@ static int check_folder(struct sti_storage_partition *part, struct sti_err *err)
                            errno == ENOENT ? "there is no such partition" : strerror(errno));
     }
     int status = STI_OK;
-    int rc = smm_meta_read(dir_fd, topic_id);
+    int rc = look_at(dir_fd, topic_id);
     if (rc == EPROTONOSUPPORT) {
         status = sti_err_set(err, STI_E_UNSUPPORTED,
                              "%s/" STI_FILE_META ": written by a newer version", part->name);
-    } else if (rc == ENOENT || rc == EPROTO) {
-        if (rc == ENOENT && !has_log(dir_fd)) {
-            status =
-                sti_err_set(err, STI_E_NOT_FOUND, "%s: there is no such partition", part->name);
-        } else {
-            sti_log(part->store->host, STI_LOG_WARN, "metadata_rewritten",
-                    "the file " STI_FILE_META " was missing or garbled",
-                    STI_F_STR("partition", part->name));
-            rc = smm_meta_write(dir_fd, part->topic_id);
-            status = rc == 0 ? STI_OK
-                             : sti_err_set(err, smm_errno_status(rc), "%s: %s", part->name,
-                                           strerror(rc));
-        }
+    } else if (rc == ENOENT) {
+        status = sti_err_set(err, STI_E_NOT_FOUND, "%s: there is no such partition", part->name);
+    } else if (rc == EPROTO) {
+        sti_log(part->store->host, STI_LOG_WARN, "metadata_rewritten",
+                "the file " STI_FILE_META " was missing or garbled",
+                STI_F_STR("partition", part->name));
+        rc = smm_meta_write(dir_fd, part->topic_id);
+        status = rc == 0
+                     ? STI_OK
+                     : sti_err_set(err, smm_errno_status(rc), "%s: %s", part->name, strerror(rc));
     } else if (rc != 0) {
-        status = sti_err_set(err, STI_E_IO, "%s/" STI_FILE_META ": %s", part->name, strerror(rc));
+        status = sti_err_set(err, smm_errno_status(rc), "%s/" STI_FILE_META ": %s", part->name,
+                             strerror(rc));
     } else if (memcmp(topic_id, part->topic_id, sizeof topic_id) != 0) {
         status = sti_err_set(err, STI_E_NOT_FOUND,
                              "%s: the folder belongs to another topic of that name", part->name);

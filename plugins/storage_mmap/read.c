@@ -77,8 +77,11 @@ static int take_view(struct sti_storage_partition *part, int64_t offset, bool no
     if (seg->file != NULL) {
         view->file = smm_file_ref(seg->file);
     }
+    /* One that stands at the segment's end leads to the next segment, or, when that has been lost,
+     * nowhere: then the log is asked. */
     for (uint32_t c = 0; c < SMM_CURSORS; c++) {
-        if (part->cursors[c].serial == seg->serial && part->cursors[c].offset == offset) {
+        if (part->cursors[c].serial == seg->serial && part->cursors[c].offset == offset &&
+            part->cursors[c].pos < seg->size) {
             view->cursor_hit = true;
             view->cursor_pos = part->cursors[c].pos;
         }
@@ -592,7 +595,6 @@ static int read_one(struct sti_storage_partition *part, struct sti_storage_read 
     if (view.cursor_hit) {
         extent.from = view.cursor_pos;
         extent.base_offset = *offset;
-        rc = extent.from < view.size ? STI_OK : STI_E_END;
     } else {
         rc = view_locate(part, &view, *offset, &extent.from, &header, err);
         extent.base_offset = rc == STI_OK ? header.base_offset : -1;
@@ -695,7 +697,7 @@ static int scan_time(struct sti_storage_partition *part, struct view *view, int6
 static bool newest_holds(struct sti_storage_partition *part, struct view *view, int64_t timestamp,
                          int64_t offset)
 {
-    struct sti_batch_header header;
+    struct sti_batch_header header = {0};
     uint32_t pos;
     view->cursor_hit = false;
     return offset >= view->base_offset && offset < view->end_offset &&
