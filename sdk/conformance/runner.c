@@ -32,7 +32,7 @@ enum outcome { RUNNING, FAILING, FAILED, PASSED, SKIPPED };
 
 struct page {
     _Atomic int outcome; /* enum outcome */
-    char reason[1024];
+    char reason[1200];
     char step[256];
     struct cfm_subject subject;
 };
@@ -63,14 +63,17 @@ static void take_word(void)
 _Noreturn void cfm_fail(const char *file, int line, const char *fmt, ...)
 {
     const char *slash = strrchr(file, '/');
-    char text[800];
+    char text[600];
     va_list args;
     va_start(args, fmt);
     (void)vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
     take_word();
-    (void)snprintf(page->reason, sizeof page->reason, "%s at %s:%d", text,
+    pthread_mutex_lock(&step_mu);
+    (void)snprintf(page->reason, sizeof page->reason, "%s%s%s%s at %s:%d", text,
+                   page->step[0] == '\0' ? "" : " (", page->step, page->step[0] == '\0' ? "" : ")",
                    slash == NULL ? file : slash + 1, line);
+    pthread_mutex_unlock(&step_mu);
     end_case(FAILED);
 }
 

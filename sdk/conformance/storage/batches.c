@@ -64,31 +64,45 @@ uint32_t cs_len_min(uint32_t records)
     return (uint32_t)len;
 }
 
+/* Key and value of the last record, for a record of `room` bytes. Lengths are varints, so the key
+ * makes up for their steps; a few lengths no record can have. */
+static bool solve(uint32_t delta, size_t room, size_t *key_len, size_t *value_len)
+{
+    for (*key_len = 0; *key_len < 4; (*key_len)++) {
+        size_t least = record_len(delta, *key_len, 0);
+        *value_len = room > least ? room - least : 0;
+        while (*value_len > 0 && record_len(delta, *key_len, *value_len) > room) {
+            (*value_len)--;
+        }
+        if (record_len(delta, *key_len, *value_len) == room) {
+            return true;
+        }
+    }
+    return false;
+}
+
+uint32_t cs_len_fit(uint32_t records, uint32_t len)
+{
+    size_t key_len, value_len,
+        others = records == 1 ? STI_BATCH_HEADER_LEN : cs_len_min(records - 1);
+    while (len < cs_len_min(records) || !solve(records - 1, len - others, &key_len, &value_len)) {
+        len++;
+    }
+    return len;
+}
+
 void cs_encode(const struct cs_batch *b, uint8_t *out)
 {
     uint64_t random = ((uint64_t)b->base * UINT64_C(0x9e3779b97f4a7c15)) ^
                       ((uint64_t)b->timestamp << 20) ^ ((uint64_t)(uint32_t)b->epoch << 52) ^
                       b->len ^ UINT64_C(0x5851f42d4c957f2d);
     uint8_t *pos = out + STI_BATCH_HEADER_LEN;
-    size_t key_len = 0, value_len = 0, room;
+    size_t key_len, value_len;
     for (uint32_t i = 0; i + 1 < b->records; i++) {
         pos = put_record(pos, i, 0, 0, &random);
     }
-    /* The last record takes what is left; lengths are varints, so the key makes up for their steps.
-     */
-    room = b->len - (size_t)(pos - out);
-    for (key_len = 0; key_len < 4; key_len++) {
-        size_t least = record_len(b->records - 1, key_len, 0);
-        value_len = room > least ? room - least : 0;
-        while (value_len > 0 && record_len(b->records - 1, key_len, value_len) > room) {
-            value_len--;
-        }
-        if (record_len(b->records - 1, key_len, value_len) == room) {
-            break;
-        }
-    }
-    CFM_EXPECT(key_len < 4, "the suite cannot make a batch of %u records in %u bytes", b->records,
-               b->len);
+    CFM_EXPECT(solve(b->records - 1, b->len - (size_t)(pos - out), &key_len, &value_len),
+               "the suite cannot make a batch of %u records in %u bytes", b->records, b->len);
     (void)put_record(pos, b->records - 1, key_len, value_len, &random);
     sti_batch_patch(out, b->base, b->len, b->epoch);
     out[16] = STI_BATCH_MAGIC;

@@ -37,7 +37,14 @@
     X(blobs, BLOBS, 0, "blobs are kept beside the log, and replaced as a whole")                   \
     X(usage, 0, 0, "usage tells the bytes of the log")                                             \
     X(many_partitions, 0, 0, "partitions do not mix")                                              \
-    X(reopen, DURABLE, 0, "a log that was closed is found as it was")
+    X(reopen, DURABLE, 0, "a log that was closed is found as it was")                              \
+    X(random_ops, 0, 0, "random calls on several partitions do what a plain model does")           \
+    X(random_reopens, DURABLE, 0, "the same with partitions and nodes that end and begin again")   \
+    X(crash, DURABLE, 0, "what was done is there after the process was killed at any moment")      \
+    X(file_limit, FILES, 0, "an append that the system refuses leaves the log as it was")          \
+    X(file_limit_others, FILES, 0, "so does a truncation, and a blob keeps its old bytes")         \
+    X(descriptor_limit, 0, 0, "without descriptors calls are refused by name, and go on later")    \
+    X(damage, FILES | DURABLE, 0, "damaged files never yield wrong bytes, or a shorter log unsaid")
 
 #define CS_DECLARE(case_name, caps_, timeout, promise_) void cs_case_##case_name(struct cfm *cfm);
 CS_CASES(CS_DECLARE)

@@ -37,15 +37,16 @@ struct cs_part {
     struct sti_strand strand;
     struct sti_storage_events events;
     _Atomic int64_t synced; /* of the last event */
-    _Atomic unsigned synced_count, failed_count, recovered_count;
+    _Atomic unsigned synced_count, failed_count, recovered_count, damaged_count;
     _Atomic int failed_code;
     _Atomic bool opening, closed;
-    _Atomic int inside_synced, inside_failed;
+    _Atomic int inside_synced, inside_failed, inside_damaged;
     int64_t recovered_next; /* last offset of a recovered batch + 1 */
     /* Called on events, besides; may be NULL. */
     void (*on_recovered)(struct cs_part *p, const struct sti_batch_header *header);
     void (*on_synced)(struct cs_part *p, int64_t synced_end);
     void *user;
+    struct cs_part *next; /* of those that are closed */
 };
 
 /* Bring a node up, with segments of 16 KiB; and down. */
@@ -60,8 +61,6 @@ void cs_run(struct cs *cs, struct sti_strand *strand, void (*fn)(void *arg), voi
 void cs_settle(struct cs *cs);
 
 /* ---- batches */
-
-enum { CS_OVERHEAD = 8 }; /* a record without key takes about so much beyond its value */
 
 /* A batch that is made from these numbers alone, record by record. */
 struct cs_batch {
@@ -79,6 +78,8 @@ static inline int64_t cs_last(const struct cs_batch *b)
 
 /* The least `len` of a batch of so many records. */
 uint32_t cs_len_min(uint32_t records);
+/* `len`, or the next greater length that such a batch can have. */
+uint32_t cs_len_fit(uint32_t records, uint32_t len);
 /* Write its bytes, b->len of them. */
 void cs_encode(const struct cs_batch *b, uint8_t *out);
 
@@ -88,6 +89,11 @@ void cs_encode(const struct cs_batch *b, uint8_t *out);
 int cs_open_id(struct cs *cs, const char *topic, int32_t partition, uint8_t topic_id,
                uint32_t flags, struct cs_part **out);
 int cs_open(struct cs *cs, const char *topic, uint32_t flags, struct cs_part **out);
+/* Partition 0 of a topic, with a look at what recovery shows. @param user  becomes p->user */
+int cs_open_hooked(struct cs *cs, const char *topic, uint8_t topic_id, uint32_t flags,
+                   void (*on_recovered_batch)(struct cs_part *p,
+                                              const struct sti_batch_header *header),
+                   void *user, struct cs_part **out);
 /* Open what must open: CREATE it, or an existing one. */
 struct cs_part *cs_created(struct cs *cs, const char *topic);
 struct cs_part *cs_opened(struct cs *cs, const char *topic);

@@ -176,7 +176,7 @@ void cs_stop(struct cs *cs)
     }
     while (parts != NULL) {
         struct cs_part *p = parts;
-        parts = p->user;
+        parts = p->next;
         free(p);
     }
 }
@@ -304,6 +304,20 @@ static void on_failed(void *ctx, const struct sti_err *err)
     (void)atomic_fetch_sub(&p->inside_failed, 1);
 }
 
+static void on_damaged(void *ctx, const struct sti_err *err)
+{
+    struct cs_part *p = ctx;
+    CFM_EXPECT(!atomic_load(&p->closed), "a `damaged` event came after close had returned");
+    CFM_EXPECT(atomic_fetch_add(&p->inside_damaged, 1) == 0,
+               "two `damaged` events of one partition at a time");
+    CFM_EXPECT(err != NULL && err->code == STI_E_DATA_LOSS && err->msg[0] != '\0',
+               "a `damaged` event does not say what is damaged");
+    CFM_CHECK(atomic_load(&p->opening) || p->part == NULL ||
+              (cs_state(p).flags & STI_STORAGE_STATE_DAMAGED) != 0);
+    (void)atomic_fetch_add(&p->damaged_count, 1);
+    (void)atomic_fetch_sub(&p->inside_damaged, 1);
+}
+
 /* ---- open, close, remove, list -------------------------------------------------------------- */
 
 static struct sti_partition_id id_of(const char *topic, int32_t partition, uint8_t topic_id)
@@ -329,17 +343,16 @@ static void open_run(void *arg)
         call->cs->api->open(call->cs->self, &call->args, call->part, call->state, &call->err);
 }
 
-int cs_open_id(struct cs *cs, const char *topic, int32_t partition, uint8_t topic_id,
-               uint32_t flags, struct cs_part **out)
+static int open_part(struct cs *cs, struct cs_part *p, const char *topic, int32_t partition,
+                     uint8_t topic_id, uint32_t flags, struct cs_part **out)
 {
-    struct cs_part *p = calloc(1, sizeof *p);
     struct sti_partition_id id = id_of(topic, partition, topic_id);
-    CFM_CHECK(p != NULL);
     p->cs = cs;
     p->events = (struct sti_storage_events){.struct_size = sizeof p->events,
                                             .recovered = on_recovered,
                                             .synced = on_synced,
-                                            .failed = on_failed};
+                                            .failed = on_failed,
+                                            .damaged = on_damaged};
     atomic_store(&p->opening, true);
     struct open_call call = {.cs = cs,
                              .args = {.struct_size = sizeof call.args,
@@ -367,6 +380,30 @@ int cs_open_id(struct cs *cs, const char *topic, int32_t partition, uint8_t topi
     cs->cfm->host->strand_init(cs->cfm->host->ctx, &p->strand);
     *out = p;
     return rc;
+}
+
+static struct cs_part *part_new(void)
+{
+    struct cs_part *p = calloc(1, sizeof *p);
+    CFM_CHECK(p != NULL);
+    return p;
+}
+
+int cs_open_id(struct cs *cs, const char *topic, int32_t partition, uint8_t topic_id,
+               uint32_t flags, struct cs_part **out)
+{
+    return open_part(cs, part_new(), topic, partition, topic_id, flags, out);
+}
+
+int cs_open_hooked(struct cs *cs, const char *topic, uint8_t topic_id, uint32_t flags,
+                   void (*on_recovered_batch)(struct cs_part *p,
+                                              const struct sti_batch_header *header),
+                   void *user, struct cs_part **out)
+{
+    struct cs_part *p = part_new();
+    p->on_recovered = on_recovered_batch;
+    p->user = user;
+    return open_part(cs, p, topic, 0, topic_id, flags, out);
 }
 
 int cs_open(struct cs *cs, const char *topic, uint32_t flags, struct cs_part **out)
@@ -414,7 +451,7 @@ int cs_close(struct cs_part *p)
     struct close_call call = {.p = p};
     cs_run(p->cs, &p->strand, close_run, &call);
     p->part = NULL;
-    p->user = parts; /* kept until the node ends */
+    p->next = parts; /* kept until the node ends */
     parts = p;
     return DOCUMENTED("close", agree("close", call.rc, &call.err), STI_E_IO);
 }
