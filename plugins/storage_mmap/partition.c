@@ -443,8 +443,8 @@ int smm_close(struct sti_storage_partition *part, struct sti_err *err)
     if (part->poisoned) {
         rc = sti_err_set(&why, STI_E_IO, "%s: the partition was poisoned", part->name);
         drop_cache(part);
-    } else if (!part->damaged && !untouched) {
-        rc = settle(part, &why);
+    } else if (!untouched) { /* a damaged log ends unclean: the next open looks again */
+        rc = part->damaged ? smm_flush_now(part, INT64_MAX, &why) : settle(part, &why);
         if (rc != STI_OK) {
             drop_cache(part);
         }

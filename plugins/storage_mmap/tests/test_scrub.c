@@ -443,6 +443,30 @@ static void test_damage_at_the_edges(void **state)
     assert_int_equal(fx.api->close(part, NULL), STI_OK);
 }
 
+/* What was written behind damage, before it was found, is synced by the close like everything else.
+ */
+static void test_close_syncs_around_damage(void **state)
+{
+    struct sti_storage_state st;
+    (void)state;
+    fx_stop(&fx);
+    fx_option(&fx, "idle_close_ms", 86400000);
+    fx_start(&fx);
+    assert_int_equal(fx_open(&fx, "t", STI_STORAGE_CREATE, &part, &st), STI_OK);
+    assert_int_equal(fx_append(&fx, part, 0, 1, PAYLOAD, 1, 3), STI_OK);
+    assert_int_equal(fx_sync(&fx, part, NULL), STI_OK);
+    assert_int_equal(fx_append(&fx, part, 3, 1, PAYLOAD, 1, 2), STI_OK);
+    flip(0, ".log", LEN + 100, 1);
+    one_pass();
+    assert_int_equal(fx.damaged_count, 1);
+    uint64_t syncs = metric("streamit_storage_syncs_total");
+    assert_int_equal(fx.api->close(part, NULL), STI_OK);
+    assert_int_equal(metric("streamit_storage_syncs_total"), syncs + 1);
+    assert_int_equal(fx_open(&fx, "t", 0, &part, &st), STI_E_DATA_LOSS);
+    assert_int_equal(st.written_end, 5);
+    assert_int_equal(fx.api->close(part, NULL), STI_OK);
+}
+
 /* A batch whose epoch sticks out within what the log knows: it is blamed, not all that follow. */
 static void test_epoch_that_sticks_out(void **state)
 {
@@ -686,6 +710,7 @@ int main(void)
         CASE(test_page_cache_is_left_alone),
         CASE(test_flip_every_byte_class),
         CASE(test_damage_at_the_edges),
+        CASE(test_close_syncs_around_damage),
         CASE(test_epoch_that_sticks_out),
         CASE(test_files_cut_or_gone),
         CASE(test_unreadable),
