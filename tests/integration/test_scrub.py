@@ -57,6 +57,10 @@ class Scrub(harness.TestCase):
     def damaged(self):
         """All that holds of the partition once record BAD is known to be bad."""
         status, body = self.get("/ready")
+        end = time.monotonic() + 20
+        while "opening_partitions" in body and time.monotonic() < end:
+            time.sleep(0.02)
+            status, body = self.get("/ready")
         self.assertEqual(status, 200, "the node serves")
         self.assertIn("1 partitions are offline", body)
         with grpc_client.Client(self.host) as client:
