@@ -186,6 +186,44 @@ static void load_offset(struct dump *dump, const struct dump_partition *part, co
     free(text);
 }
 
+/* The ranges that the node has found bad: the log's own judgement tells of what is bad now. */
+static void show_damage(struct dump *dump, const struct dump_partition *part)
+{
+    struct dump_file file;
+    struct sti_damage_range range;
+    struct sti_err err;
+    char *text;
+    size_t len, at = 0;
+    int rc = dump_read_small(part->dir_fd, STI_FILE_DAMAGE, STI_DAMAGE_FILE_MAX, &text, &len);
+    if (rc == ENOENT) {
+        return;
+    }
+    dump_file_begin(dump, &file, part->dir, STI_FILE_DAMAGE, "text", (int64_t)len);
+    if (rc != 0 && rc != EFBIG) {
+        dump_failure(dump, &file, rc);
+        return;
+    }
+    int found = rc == EFBIG ? sti_err_set(&err, STI_E_DATA_LOSS, "it is larger than it can be") : 0;
+    while (found == STI_OK && (found = sti_damage_next(text, len, &at, &range, &err)) == STI_OK) {
+        if (!dump->quiet) {
+            dump_line(dump, &file, "range",
+                      json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "segment",
+                                (json_int_t)range.base_offset, "from_position",
+                                (json_int_t)range.from_pos, "to_position", (json_int_t)range.to_pos,
+                                "from_offset", (json_int_t)range.from_offset, "to_offset",
+                                (json_int_t)range.to_offset, "crc", (json_int_t)range.crc));
+        }
+    }
+    if (found == STI_E_UNSUPPORTED) {
+        dump_warning(dump, &file, at, "%s", err.msg);
+    } else if (found != STI_E_END) {
+        dump_damage(dump, &file, at, "%s", err.msg);
+    } else {
+        dump_warning(dump, &file, 0, "the node has found damage before, and has written it down");
+    }
+    free(text);
+}
+
 static void show_epochs(struct dump *dump, struct dump_partition *part, bool show)
 {
     struct dump_file file;
@@ -220,6 +258,9 @@ void dump_partition_load(struct dump *dump, struct dump_partition *part, int dir
     load_recovery(dump, part, show);
     load_offset(dump, part, STI_FILE_LOG_START, show, &part->log_start);
     load_offset(dump, part, STI_FILE_TRUNCATION, show, &part->truncation);
+    if (show) {
+        show_damage(dump, part);
+    }
     show_epochs(dump, part, show);
 }
 
@@ -388,6 +429,8 @@ bool dump_partition_file(struct dump *dump, int dir_fd, const char *dir, const c
         load_recovery(dump, &part, true);
     } else if (kind == STI_LOG_FILE_EPOCHS) {
         show_epochs(dump, &part, true);
+    } else if (kind == STI_LOG_FILE_DAMAGE) {
+        show_damage(dump, &part);
     } else {
         load_offset(dump, &part, name, true, &base);
     }

@@ -18,7 +18,7 @@ static bool ends_with(const char *text, const char *suffix)
 static bool name_ok(const char *name)
 {
     static const char *const taken[] = {STI_FILE_META, STI_FILE_RECOVERY, STI_FILE_LOG_START,
-                                        STI_FILE_TRUNCATION, SMM_FILE_DAMAGE};
+                                        STI_FILE_TRUNCATION, STI_FILE_DAMAGE};
     static const char *const suffixes[] = {".log", ".index", ".timeindex", ".swap", ".tmp"};
     size_t len = strlen(name);
     if (len < 1 || len > BLOB_NAME_MAX || name[0] == '.' ||

@@ -5,10 +5,6 @@
  * looks at those ranges first. The file holds no truth of its own: a range whose bytes are sound
  * again (the file was brought back from a copy) or that retention has taken is dropped.
  *
- *     damage     0
- *                <segment> <from position> <to position> <from offset> <to offset> <CRC>    one a
- * line <CRC-32C of the lines above, 8 hex>
- *
  * The CRC of a range is that of its bytes as they were found: as long as they are the same they are
  * bad, whatever it was that told (an epoch that does not fit its neighbours proves well).
  * A file that cannot be understood counts as absent: the next pass of the scrub finds the damage
@@ -16,14 +12,13 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "storage_mmap.h"
 
-enum { RANGES_MAX = 256, LINE_MAX_LEN = 96, PROVE_BUF = 64 * 1024 };
+enum { PROVE_BUF = 64 * 1024 };
 
 /* ---- the list ------------------------------------------------------------------------------ */
 
@@ -91,29 +86,33 @@ bool smm_damage_skip(struct sti_storage_partition *part, int64_t base_offset, ui
 /* Write down what is known, or remove the file when nothing is. @locks part->side_mu and mu free */
 void smm_damage_save(struct sti_storage_partition *part)
 {
-    char *text = malloc(RANGES_MAX * LINE_MAX_LEN + 32);
-    int len = 0, rc = text == NULL ? ENOMEM : 0;
+    char *text = malloc(STI_DAMAGE_FILE_MAX);
+    size_t len = 0;
+    int rc = text == NULL ? ENOMEM : 0;
     pthread_mutex_lock(&part->side_mu);
     pthread_mutex_lock(&part->mu);
-    uint32_t count = part->damage_count < RANGES_MAX ? part->damage_count : RANGES_MAX;
+    uint32_t count =
+        part->damage_count < STI_DAMAGE_RANGES_MAX ? part->damage_count : STI_DAMAGE_RANGES_MAX;
     if (rc == 0 && count > 0) {
-        len = snprintf(text, 4, "0\n");
         for (uint32_t i = 0; i < count; i++) {
             const struct smm_damage *d = &part->damage[i];
-            len += snprintf(
-                text + len, LINE_MAX_LEN,
-                "%" PRId64 " %" PRIu32 " %" PRIu32 " %" PRId64 " %" PRId64 " %" PRIu32 "\n",
-                d->base_offset, d->from_pos, d->to_pos, d->from_offset, d->to_offset, d->crc);
+            const struct sti_damage_range line = {.base_offset = d->base_offset,
+                                                  .from_offset = d->from_offset,
+                                                  .to_offset = d->to_offset,
+                                                  .from_pos = d->from_pos,
+                                                  .to_pos = d->to_pos,
+                                                  .crc = d->crc};
+            (void)sti_damage_put(text, STI_DAMAGE_FILE_MAX, &len, &line);
         }
-        len += snprintf(text + len, 16, "%08" PRIx32 "\n", sti_crc32c(0, text, (size_t)len));
+        (void)sti_damage_put(text, STI_DAMAGE_FILE_MAX, &len, NULL);
     }
     pthread_mutex_unlock(&part->mu);
     int dir_fd = rc == 0 ? smm_part_dir(part) : -1;
     if (rc == 0 && dir_fd < 0) {
         rc = errno;
     } else if (rc == 0 && count > 0) {
-        rc = smm_small_write(dir_fd, SMM_FILE_DAMAGE, text, (size_t)len, true);
-    } else if (rc == 0 && unlinkat(dir_fd, SMM_FILE_DAMAGE, 0) != 0 && errno != ENOENT) {
+        rc = smm_small_write(dir_fd, STI_FILE_DAMAGE, text, len, true);
+    } else if (rc == 0 && unlinkat(dir_fd, STI_FILE_DAMAGE, 0) != 0 && errno != ENOENT) {
         rc = errno;
     }
     if (dir_fd >= 0) {
@@ -123,7 +122,7 @@ void smm_damage_save(struct sti_storage_partition *part)
     free(text);
     if (rc != 0) {
         sti_log(part->store->host, STI_LOG_WARN, "damage_not_noted",
-                "the file " SMM_FILE_DAMAGE " could not be written: after a restart the damage is "
+                "the file " STI_FILE_DAMAGE " could not be written: after a restart the damage is "
                 "found by the next pass of the scrub",
                 STI_F_STR("partition", part->name), STI_F_STR("error", strerror(rc)));
     }
@@ -207,32 +206,6 @@ static bool take_range(struct sti_storage_partition *part, struct smm_damage ran
     return true;
 }
 
-/* Parse the next line of five numbers; *at moves behind it. */
-static bool parse_line(char **at, struct smm_damage *out)
-{
-    int64_t values[6];
-    for (int i = 0; i < 6; i++) {
-        char *end;
-        errno = 0;
-        values[i] = strtoll(*at, &end, 10);
-        if (end == *at || errno != 0 || values[i] < 0 || *end != (i == 5 ? '\n' : ' ')) {
-            return false;
-        }
-        *at = end + 1;
-    }
-    if (values[1] > SMM_POS_MAX || values[2] > SMM_POS_MAX || values[2] < values[1] ||
-        values[4] <= values[3] || values[5] > UINT32_MAX) {
-        return false;
-    }
-    *out = (struct smm_damage){.base_offset = values[0],
-                               .from_pos = (uint32_t)values[1],
-                               .to_pos = (uint32_t)values[2],
-                               .from_offset = values[3],
-                               .to_offset = values[4],
-                               .crc = (uint32_t)values[5]};
-    return true;
-}
-
 /* At an open: look at the ranges that were known when the partition was last open.
  * @thread open; nobody else knows the partition yet */
 void smm_damage_load(struct sti_storage_partition *part, int dir_fd)
@@ -240,19 +213,23 @@ void smm_damage_load(struct sti_storage_partition *part, int dir_fd)
     char *text;
     size_t len;
     bool stale = false;
-    if (smm_small_read(dir_fd, SMM_FILE_DAMAGE, RANGES_MAX * LINE_MAX_LEN + 32, &text, &len) != 0) {
+    if (smm_small_read(dir_fd, STI_FILE_DAMAGE, STI_DAMAGE_FILE_MAX, &text, &len) != 0) {
         return;
     }
-    char *last = len > 9 ? text + len - 9 : text; /* the line of the checksum */
-    bool sound = len > 11 && strncmp(text, "0\n", 2) == 0 && last[-1] == '\n' &&
-                 strtoul(last, NULL, 16) == sti_crc32c(0, text, (size_t)(last - text));
-    for (char *at = text + 2; sound && at < last;) {
-        struct smm_damage range;
-        sound = parse_line(&at, &range);
-        stale = (sound && !take_range(part, range)) || stale;
+    struct sti_damage_range line;
+    size_t at = 0;
+    int rc;
+    while ((rc = sti_damage_next(text, len, &at, &line, NULL)) == STI_OK) {
+        struct smm_damage range = {.base_offset = line.base_offset,
+                                   .from_offset = line.from_offset,
+                                   .to_offset = line.to_offset,
+                                   .from_pos = line.from_pos,
+                                   .to_pos = line.to_pos,
+                                   .crc = line.crc};
+        stale = !take_range(part, range) || stale;
     }
     free(text);
-    if (!sound || stale) {
+    if (rc != STI_E_END || stale) {
         smm_damage_save(part);
     }
 }

@@ -33,7 +33,6 @@
 #define SMM_CURSORS 4u
 
 #define SMM_DELETED_SUFFIX ".deleted"
-#define SMM_FILE_DAMAGE    "damage"
 
 #define SMM_CRC_FROM    21u         /* the checksum of a batch covers it from this byte on */
 #define SMM_SCRUB_NEVER 0xffffffffu /* the scrub does not look at the partition */

@@ -45,7 +45,8 @@ int sti_log_file_kind(const char *name, int64_t *base_offset)
                  {STI_FILE_RECOVERY, STI_LOG_FILE_RECOVERY},
                  {STI_FILE_LOG_START, STI_LOG_FILE_LOG_START},
                  {STI_FILE_TRUNCATION, STI_LOG_FILE_TRUNCATION},
-                 {STI_FILE_EPOCHS, STI_LOG_FILE_EPOCHS}};
+                 {STI_FILE_EPOCHS, STI_LOG_FILE_EPOCHS},
+                 {STI_FILE_DAMAGE, STI_LOG_FILE_DAMAGE}};
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
         if (sti_log_name_parse(name, suffixes[i].text, base_offset)) {
             return suffixes[i].kind;
@@ -299,6 +300,80 @@ int sti_epochs_next(const char *text, size_t len, size_t *at, struct sti_epoch_e
         return verdict(STI_E_DATA_LOSS, text, line, at, STI_FILE_EPOCHS, err);
     }
     *out = (struct sti_epoch_entry){.epoch = (int32_t)epoch, .start_offset = offset};
+    *at = (size_t)(next - text);
+    return STI_OK;
+}
+
+/* ---- damage -------------------------------------------------------------------------------- */
+
+int sti_damage_put(char *out, size_t size, size_t *len, const struct sti_damage_range *range)
+{
+    int n = 0;
+    size_t at = *len;
+    if (at == 0 && (n = snprintf(out, size, "0\n")) >= 0 && (size_t)n < size) {
+        at = (size_t)n;
+    }
+    if (n < 0 || at >= size) {
+        return STI_E_INVALID_ARGUMENT;
+    }
+    if (range != NULL) {
+        n = snprintf(out + at, size - at,
+                     "%" PRId64 " %" PRIu32 " %" PRIu32 " %" PRId64 " %" PRId64 " %" PRIu32 "\n",
+                     range->base_offset, range->from_pos, range->to_pos, range->from_offset,
+                     range->to_offset, range->crc);
+    } else {
+        n = snprintf(out + at, size - at, "%08" PRIx32 "\n", sti_crc32c(0, out, at));
+    }
+    if (n < 0 || (size_t)n >= size - at) {
+        return STI_E_INVALID_ARGUMENT;
+    }
+    *len = at + (size_t)n;
+    return STI_OK;
+}
+
+/* A line of six numbers. */
+static bool take_range(const char **text, struct sti_damage_range *out)
+{
+    int64_t from_pos, to_pos, crc;
+    if (!take_number(text, ' ', 0, INT64_MAX, &out->base_offset) ||
+        !take_number(text, ' ', 0, STI_LOG_POS_MAX, &from_pos) ||
+        !take_number(text, ' ', from_pos, STI_LOG_POS_MAX, &to_pos) ||
+        !take_number(text, ' ', 0, INT64_MAX - 1, &out->from_offset) ||
+        !take_number(text, ' ', out->from_offset + 1, INT64_MAX, &out->to_offset) ||
+        !take_number(text, '\n', 0, UINT32_MAX, &crc)) {
+        return false;
+    }
+    out->from_pos = (uint32_t)from_pos;
+    out->to_pos = (uint32_t)to_pos;
+    out->crc = (uint32_t)crc;
+    return true;
+}
+
+int sti_damage_next(const char *text, size_t len, size_t *at, struct sti_damage_range *out,
+                    struct sti_err *err)
+{
+    struct sti_damage_range got = {0};
+    const char *next = text + *at;
+    int64_t version = -1;
+    if (*at == 0) {
+        if (!checksum_holds(text, len)) {
+            next = len < CHECKSUM_LINE_LEN ? text : text + len - CHECKSUM_LINE_LEN;
+            return verdict(STI_E_DATA_LOSS, text, next, at, STI_FILE_DAMAGE, err);
+        }
+        if (!take_number(&next, '\n', 0, INT64_MAX, &version) || version != 0) {
+            return verdict(version > 0 ? STI_E_UNSUPPORTED : STI_E_DATA_LOSS, text, text, at,
+                           STI_FILE_DAMAGE, err);
+        }
+    }
+    if (next + CHECKSUM_LINE_LEN == text + len) {
+        *at = (size_t)(next - text);
+        return STI_E_END;
+    }
+    const char *line = next;
+    if (!take_range(&next, &got) || next + CHECKSUM_LINE_LEN > text + len) {
+        return verdict(STI_E_DATA_LOSS, text, line, at, STI_FILE_DAMAGE, err);
+    }
+    *out = got;
     *at = (size_t)(next - text);
     return STI_OK;
 }

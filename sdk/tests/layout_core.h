@@ -331,6 +331,8 @@ LAYOUT_VALUE(STI_LOG_FILE_LOG_START, 7);
 LAYOUT_VALUE(STI_LOG_FILE_TRUNCATION, 8);
 LAYOUT_VALUE(STI_LOG_FILE_EPOCHS, 9);
 LAYOUT_VALUE(STI_LOG_FILE_TEMPORARY, 10);
+LAYOUT_VALUE(STI_LOG_FILE_DAMAGE, 11);
+LAYOUT_VALUE(STI_DAMAGE_RANGES_MAX, 256);
 
 LAYOUT_SIZE(sti_log_walk, 56);
 LAYOUT_FIELD(sti_log_walk, read, 0, 8);
@@ -364,6 +366,15 @@ LAYOUT_SIZE(sti_epoch_entry, 16);
 LAYOUT_FIELD(sti_epoch_entry, epoch, 0, 4);
 LAYOUT_FIELD(sti_epoch_entry, reserved, 4, 4);
 LAYOUT_FIELD(sti_epoch_entry, start_offset, 8, 8);
+
+LAYOUT_SIZE(sti_damage_range, 40);
+LAYOUT_FIELD(sti_damage_range, base_offset, 0, 8);
+LAYOUT_FIELD(sti_damage_range, from_offset, 8, 8);
+LAYOUT_FIELD(sti_damage_range, to_offset, 16, 8);
+LAYOUT_FIELD(sti_damage_range, from_pos, 24, 4);
+LAYOUT_FIELD(sti_damage_range, to_pos, 28, 4);
+LAYOUT_FIELD(sti_damage_range, crc, 32, 4);
+LAYOUT_FIELD(sti_damage_range, reserved, 36, 4);
 
 /* ---- command_log.h */
 

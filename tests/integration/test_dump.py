@@ -9,6 +9,7 @@ import base64
 import hashlib
 import os
 import random
+import re
 import shutil
 import struct
 import sys
@@ -476,6 +477,72 @@ class Made(Dumping):
         with open(self.at(f"{self.names[1]}.index"), "r+b") as file:
             file.truncate(1 << 30)
         self.assertEqual(list(self.damaged(self.dir, "--quiet")), [self.at(f"{self.names[1]}.index")])
+
+
+class Document(Dumping):
+    """The examples of docs/FORMAT.md, taken out of the page, are what it says they are."""
+
+    def setUp(self):
+        super().setUp()
+        with open(os.path.join(harness.ROOT, "docs", "FORMAT.md"), encoding="utf-8") as file:
+            page = file.read()
+        self.page = page
+        self.examples = {}
+        for name, block in re.findall(r"^<!-- example: (\S+) -->\n((?:    .*\n)+)", page, re.M):
+            lines = [line[4:] for line in block.splitlines()]
+            if re.fullmatch(r"[0-9a-f]{4} ( [0-9a-f]{2})+", lines[0]):
+                data = bytearray()
+                for line in lines:
+                    at, some = int(line[:4], 16), bytes.fromhex(line[4:])
+                    self.assertGreaterEqual(at, len(data), name)
+                    data += bytes(at - len(data)) + some
+                self.examples[name] = bytes(data)
+            else:
+                self.examples[name] = ("\n".join(lines) + "\n").encode()
+        self.dir = self.path("t-0")
+        os.mkdir(self.dir)
+        for name, data in self.examples.items():
+            write(os.path.join(self.dir, name), data)
+
+    def test_every_kind_of_file_has_an_example(self):
+        self.assertEqual(sorted(self.examples), sorted([
+            "00000000000000000042.log", "00000000000000000042.index", "00000000000000000042.timeindex", "partition.metadata",
+            "recovery-point", "log-start-offset", "leader-epoch-checkpoint", "identity", "engine",
+            "log-00000000000000000000", "snapshot-00000000000000000009", "damage"]))
+
+    def test_they_hold(self):
+        self.assertEqual(self.damaged(self.dir), {})
+        self.assertEqual(len(self.warned), 1, "the file `damage`")
+        for name in self.examples:
+            self.assertEqual(self.damaged(os.path.join(self.dir, name)), {}, name)
+        lines = self.lines(self.dir, "--records")
+        batch, = [line for line in lines if line["type"] == "batch"]
+        told = {key: batch[key] for key in ("base_offset", "last_offset", "position", "length", "epoch", "codec", "producer_id",
+                                            "count", "base_timestamp", "max_timestamp", "crc_ok")}
+        self.assertEqual(told, {"base_offset": 42, "last_offset": 43, "position": 0, "length": 93, "epoch": 3, "codec": "none",
+                                "producer_id": -1, "count": 2, "base_timestamp": 1700000000000,
+                                "max_timestamp": 1700000000005, "crc_ok": True})
+        self.assertEqual([(r["offset"], r["timestamp"], r["key"], r["value"], r["headers"])
+                          for r in lines if r["type"] == "record"],
+                         [(42, 1700000000000, "k1", "hello", [{"name": "h1", "value": "v1"}]),
+                          (43, 1700000000005, None, "world", [])])
+        entries = [line for line in lines if line["type"] == "entry"]
+        self.assertEqual([(e["offset"], e.get("position"), e.get("timestamp")) for e in entries],
+                         [(43, 0, None), (43, None, 1700000000005)])
+        bad, = [line for line in lines if line["type"] == "range"]
+        self.assertEqual((bad["segment"], bad["from_position"], bad["to_position"], bad["from_offset"], bad["to_offset"], bad["crc"]),
+                         (42, 93, 200, 44, 47, 305419896))
+        frame, = [line for line in self.lines(os.path.join(self.dir, "log-00000000000000000000")) if line["type"] == "frame"]
+        self.assertEqual((frame["position"], frame["length"], frame["first_index"], frame["commands"]), (512, 57, 1, 1))
+
+    def test_the_table_names_every_byte_of_the_batch(self):
+        """The first column of the table, one after the other, is the batch."""
+        table = self.page.split("### One batch")[1].split("| bytes |")[1].split("## Segment")[0]
+        data = b""
+        for row in re.findall(r"^\| (`[0-9a-f].*?) \|", table, re.M):
+            for some, times in re.findall(r"`([0-9a-f ]+)`(?: x (\d+))?", row):
+                data += bytes.fromhex(some) * int(times or 1)
+        self.assertEqual(data.hex(" "), self.examples["00000000000000000042.log"].hex(" "))
 
 
 class Usage(Dumping):

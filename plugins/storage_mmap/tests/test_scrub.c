@@ -237,7 +237,7 @@ static void reopen(int expect)
 static bool noted(void)
 {
     char path[300];
-    fx_path(&fx, "t", SMM_FILE_DAMAGE, path, sizeof path);
+    fx_path(&fx, "t", STI_FILE_DAMAGE, path, sizeof path);
     return access(path, F_OK) == 0;
 }
 
@@ -554,7 +554,7 @@ static void test_note_is_not_believed_blindly(void **state)
     char path[300];
     (void)state;
     fill("t");
-    fx_path(&fx, "t", SMM_FILE_DAMAGE, path, sizeof path);
+    fx_path(&fx, "t", STI_FILE_DAMAGE, path, sizeof path);
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0640);
         assert_int_equal(write(fd, texts[i], strlen(texts[i])), strlen(texts[i]));

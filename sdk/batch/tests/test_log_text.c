@@ -52,6 +52,7 @@ static void kinds_of_files(void **state)
         {"truncation", STI_LOG_FILE_TRUNCATION, 0},
         {"leader-epoch-checkpoint", STI_LOG_FILE_EPOCHS, 0},
         {"leader-epoch-checkpoint.tmp", STI_LOG_FILE_TEMPORARY, 0},
+        {"damage", STI_LOG_FILE_DAMAGE, 0},
         {"notes.txt", STI_LOG_FILE_OTHER, 0},
         {"", STI_LOG_FILE_OTHER, 0},
     };
@@ -255,6 +256,70 @@ static void epochs(void **state)
     }
 }
 
+static void damage(void **state)
+{
+    struct sti_damage_range range = {.base_offset = 42,
+                                     .from_offset = 44,
+                                     .to_offset = 47,
+                                     .from_pos = 93,
+                                     .to_pos = 200,
+                                     .crc = UINT32_MAX},
+                            got;
+    char text[STI_DAMAGE_FILE_MAX];
+    size_t len = 0, at = 0;
+    struct sti_err err;
+    (void)state;
+    assert_int_equal(sti_damage_put(text, sizeof text, &len, &range), STI_OK);
+    assert_int_equal(sti_damage_put(text, sizeof text, &len, &range), STI_OK);
+    assert_int_equal(sti_damage_put(text, sizeof text, &len, NULL), STI_OK);
+    assert_int_equal(strlen(text), len);
+    assert_true(strncmp(text, "0\n42 93 200 44 47 4294967295\n42 ", 32) == 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(sti_damage_next(text, len, &at, &got, &err), STI_OK);
+        assert_memory_equal(&got, &range, sizeof got);
+    }
+    assert_int_equal(sti_damage_next(text, len, &at, &got, &err), STI_E_END);
+    for (size_t i = 0; i < len; i++) {
+        text[i] ^= 4;
+        at = 0;
+        assert_int_equal(sti_damage_next(text, len, &at, &got, &err), STI_E_DATA_LOSS);
+        text[i] ^= 4;
+    }
+    /* Right sums over wrong lines. */
+    static const char *const wrong[] = {"1\n",
+                                        "0\n42 93 92 44 47 1\n",
+                                        "0\n42 93 200 44 44 1\n",
+                                        "0\n-1 93 200 44 47 1\n",
+                                        "0\n42 93 2147483648 44 47 1\n",
+                                        "0\n42 93 200 44 47\n",
+                                        "0\n42 93 200 44 9223372036854775808 1\n"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        int n = snprintf(text, sizeof text, "%s", wrong[i]);
+        n += snprintf(text + n, sizeof text - (size_t)n, "%08x\n", sti_crc32c(0, text, (size_t)n));
+        at = 0;
+        assert_int_equal(sti_damage_next(text, (size_t)n, &at, &got, &err),
+                         i == 0 ? STI_E_UNSUPPORTED : STI_E_DATA_LOSS);
+    }
+    /* As many as there may be, of the longest kind, have room; one byte less has not. */
+    range = (struct sti_damage_range){.base_offset = INT64_MAX,
+                                      .from_offset = INT64_MAX - 1,
+                                      .to_offset = INT64_MAX,
+                                      .from_pos = STI_LOG_POS_MAX,
+                                      .to_pos = STI_LOG_POS_MAX,
+                                      .crc = UINT32_MAX};
+    len = 0;
+    for (unsigned i = 0; i < STI_DAMAGE_RANGES_MAX; i++) {
+        assert_int_equal(sti_damage_put(text, sizeof text, &len, &range), STI_OK);
+    }
+    assert_int_equal(sti_damage_put(text, len + 9, &len, NULL), STI_E_INVALID_ARGUMENT);
+    assert_int_equal(sti_damage_put(text, sizeof text, &len, NULL), STI_OK);
+    at = 0;
+    while (sti_damage_next(text, len, &at, &got, &err) == STI_OK) {
+        assert_memory_equal(&got, &range, sizeof got);
+    }
+    assert_int_equal(at, len - 9);
+}
+
 static void index_entries(void **state)
 {
     static const uint8_t bytes[] = {0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08};
@@ -283,6 +348,7 @@ int main(void)
         cmocka_unit_test(recovery_points_signed_nonsense),
         cmocka_unit_test(offsets),
         cmocka_unit_test(epochs),
+        cmocka_unit_test(damage),
         cmocka_unit_test(index_entries),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -39,15 +39,17 @@ extern "C" {
 
 /* ---- names */
 
-#define STI_LOG_NAME_LEN 48u         /* room for the name of a segment's file, with its null */
-#define STI_LOG_POS_MAX  0x7fffffffu /* positions and relative offsets are signed 32-bit in Kafka  \
-                                      */
+#define STI_LOG_NAME_LEN 48u /* room for the name of a segment's file, with its null */
+#define STI_LOG_POS_MAX                                                                            \
+    0x7fffffffu /* positions and relative offsets are signed 32-bit in Kafka                       \
+                 */
 
 #define STI_FILE_META       "partition.metadata"
 #define STI_FILE_RECOVERY   "recovery-point"
 #define STI_FILE_LOG_START  "log-start-offset"
 #define STI_FILE_TRUNCATION "truncation"
 #define STI_FILE_EPOCHS     "leader-epoch-checkpoint"
+#define STI_FILE_DAMAGE     "damage"
 
 enum sti_log_file {
     STI_LOG_FILE_OTHER = 0, /* not ours, or a blob of the broker's: left alone */
@@ -60,7 +62,8 @@ enum sti_log_file {
     STI_LOG_FILE_LOG_START,
     STI_LOG_FILE_TRUNCATION,
     STI_LOG_FILE_EPOCHS,
-    STI_LOG_FILE_TEMPORARY /* <small file>.tmp: written, not yet renamed */
+    STI_LOG_FILE_TEMPORARY, /* <small file>.tmp: written, not yet renamed */
+    STI_LOG_FILE_DAMAGE
 };
 
 /* "<20 digits><suffix>", base_offset >= 0, a suffix of at most 27 characters. */
@@ -186,6 +189,29 @@ struct sti_epoch_entry {
     int64_t start_offset;
 };
 STI_API int sti_epochs_next(const char *text, size_t len, size_t *at, struct sti_epoch_entry *out,
+                            struct sti_err *err);
+
+/* damage:  0
+ *          <segment> <from position> <to position> <from offset> <to offset> <CRC-32C>   one a line
+ *          <CRC-32C of the lines above, 8 hexadecimal digits>
+ *
+ * Ranges that were found bad after they had been synced; ends are exclusive. */
+#define STI_DAMAGE_RANGES_MAX 256u
+#define STI_DAMAGE_FILE_MAX   (32u + 96u * STI_DAMAGE_RANGES_MAX)
+struct sti_damage_range {
+    int64_t base_offset; /* of the segment */
+    int64_t from_offset, to_offset;
+    uint32_t from_pos, to_pos;
+    uint32_t crc; /* of the bytes as they were found; 0: they could not be read */
+    uint32_t reserved;
+};
+/* Begin with no ranges at *len = 0; each call adds one line; a NULL range adds the last line, the
+ * checksum. `size` of STI_DAMAGE_FILE_MAX has room for as many ranges as there may be.
+ * @return STI_OK with *len moved on; STI_E_INVALID_ARGUMENT: no room */
+STI_API int sti_damage_put(char *out, size_t size, size_t *len,
+                           const struct sti_damage_range *range);
+/* The next range, as sti_epochs_next gives lines. */
+STI_API int sti_damage_next(const char *text, size_t len, size_t *at, struct sti_damage_range *out,
                             struct sti_err *err);
 
 #ifdef __cplusplus
