@@ -390,16 +390,14 @@ static size_t frame_build(struct mdl_log *log, const struct mdl_command *command
 /* Write the frame in the scratch buffer; in two halves when a test wants to see one alone. */
 static int append_frame(struct mdl_log *log, size_t len)
 {
-    size_t half = len / 2;
-    if (STI_FAULT("metadata.append.short") == 0) {
-        return mdl_write_all(log->fd, log->frame, len, log->pos);
+    size_t half = STI_FAULT("metadata.append.short") == 0 ? 0 : len / 2;
+    if (half > 0) {
+        int error = mdl_write_all(log->fd, log->frame, half, log->pos);
+        if (error != 0 || (error = STI_FAULT("metadata.append.half")) != 0) {
+            return error;
+        }
     }
-    int error = mdl_write_all(log->fd, log->frame, half, log->pos);
-    if (error == 0) {
-        error = STI_FAULT("metadata.append.half");
-    }
-    return error != 0 ? error
-                      : mdl_write_all(log->fd, log->frame + half, len - half, log->pos + half);
+    return mdl_write_all(log->fd, log->frame + half, len - half, log->pos + half);
 }
 
 int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size_t count,
