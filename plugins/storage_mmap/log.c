@@ -18,7 +18,7 @@ enum { IOV_COUNT = 1024 };
 
 /* Batches that go to one segment. */
 struct run {
-    struct run *next;
+    struct run *next, *prev;
     struct smm_segment *seg;
     struct smm_file *file;
     uint32_t first, count; /* of the append's batches */
@@ -108,14 +108,19 @@ static int make_segment(struct sti_storage_partition *part, int64_t base_offset,
     return STI_OK;
 }
 
-static void discard_segment(struct sti_storage_partition *part, struct smm_segment *seg)
+/* Forget a segment that is on no list. @param unlink_it  also remove its files
+ * @return false when they could not be removed */
+static bool discard_segment(struct sti_storage_partition *part, struct smm_segment *seg,
+                            bool unlink_it)
 {
     pthread_mutex_lock(&part->mu);
     struct smm_file *gone = smm_file_detach(seg);
     pthread_mutex_unlock(&part->mu);
     smm_file_forget(gone);
-    smm_segment_unlink(part, seg->base_offset);
+    bool ok = !unlink_it || (STI_FAULT("segment.append.undo_segment") == 0 &&
+                             smm_segment_unlink(part, seg->base_offset) == 0);
     free(seg);
+    return ok;
 }
 
 /* Close the active segment and go on in `seg`, for which the list has room. What the index files
@@ -310,6 +315,7 @@ static int write_runs(struct sti_storage_partition *part, const struct sti_stora
         if (run->next == NULL) {
             return sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
         }
+        run->next->prev = run;
         run = run->next;
         run->first = next;
         run->fresh = true;
@@ -323,22 +329,28 @@ static int write_runs(struct sti_storage_partition *part, const struct sti_stora
     }
 }
 
-/* Make the log what it was before. @return false when that failed too */
+/* Make the log what it was before, from its end backwards, so that a death in between leaves no
+ * hole. Where that fails the rest stays, whole batches behind whole batches, for the same reason.
+ * @return false when it failed */
 static bool undo_runs(struct sti_storage_partition *part, struct run *runs)
 {
     struct smm_segment *seg = runs->seg;
-    bool ok = true;
+    struct run *run = runs;
     STI_CRASH_POINT("segment.append.before_undo");
-    if (runs->file != NULL) {
-        seg->write_size = seg->size;
-        ok = ftruncate(runs->file->log_fd, seg->size) == 0;
-        seg->reserved_end = seg->size;
+    while (run->next != NULL) {
+        run = run->next;
     }
-    for (struct run *run = runs->next; run != NULL; run = run->next) {
+    bool ok = true;
+    for (; run != runs; run = run->prev) {
         if (run->seg != NULL) {
-            STI_CRASH_POINT("segment.append.in_undo");
-            discard_segment(part, run->seg);
+            ok = discard_segment(part, run->seg, ok) && ok;
         }
+    }
+    if (ok && runs->file != NULL) {
+        seg->write_size = seg->size;
+        ok = STI_FAULT("segment.append.undo_write") == 0 &&
+             ftruncate(runs->file->log_fd, seg->size) == 0;
+        seg->reserved_end = seg->size;
     }
     return ok;
 }

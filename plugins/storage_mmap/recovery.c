@@ -120,7 +120,7 @@ static int finish_truncation(struct sti_storage_partition *part, int dir_fd, str
         sti_log_name(swap, base_offset, ".log.swap");
         sti_log_name(name, base_offset, ".log");
         if (decided && !cut && base_offset >= offset) {
-            smm_segment_unlink(part, base_offset);
+            (void)smm_segment_unlink(part, base_offset);
         } else if (cut && ((rc = STI_FAULT("recover.truncation.before_rename")) != 0 ||
                            (renameat(dir_fd, swap, dir_fd, name) != 0 && errno != ENOENT))) {
             rc = rc != 0 ? rc : errno;
@@ -178,24 +178,27 @@ static int note_damage(struct scan *s, int64_t base_offset, uint64_t from_pos, u
     return STI_OK;
 }
 
-/* End the log at position `pos` of segment `i`. */
+/* End the log at position `pos` of segment `i`. What lies behind goes from its end backwards, so
+ * that a death in between leaves the same cut to be made, never a gap between segments. */
 static int cut_tail(struct scan *s, uint32_t i, uint32_t pos, struct sti_err *err)
 {
     struct sti_storage_partition *part = s->part;
     struct smm_segment *seg = part->segs[i];
     uint64_t lost = seg->size - pos;
-    int rc = STI_FAULT("recover.before_cut");
-    if (rc == 0 && pos < seg->size && ftruncate(s->fd, pos) != 0) {
+    int rc = 0;
+    for (uint32_t k = part->seg_count; k > i + 1 && rc == 0; k--) {
+        STI_CRASH_POINT("recover.before_unlink");
+        lost += part->segs[k - 1]->size;
+        rc = smm_segment_unlink(part, part->segs[k - 1]->base_offset);
+    }
+    if (rc == 0 && (rc = STI_FAULT("recover.before_cut")) == 0 && pos < seg->size &&
+        ftruncate(s->fd, pos) != 0) {
         rc = errno;
     }
     if (rc != 0) {
         return sti_err_set(err, STI_E_IO, "%s: cut the tail: %s", part->name, strerror(rc));
     }
     STI_CRASH_POINT("recover.after_cut");
-    for (uint32_t k = part->seg_count; k > i + 1; k--) {
-        lost += part->segs[k - 1]->size;
-        smm_segment_unlink(part, part->segs[k - 1]->base_offset);
-    }
     bool names = part->seg_count > i + 1;
     drop_segments(part, i + 1);
     seg->size = seg->write_size = seg->reserved_end = pos;

@@ -118,7 +118,7 @@ int smm_segment_create(struct sti_storage_partition *part, struct smm_segment *s
             (void)close(index_fd);
         }
         if (rc != EEXIST && log_fd >= 0) {
-            smm_segment_unlink(part, seg->base_offset);
+            (void)smm_segment_unlink(part, seg->base_offset);
         }
         return sti_err_set(err, rc == ENOENT ? STI_E_IO : smm_errno_status(rc),
                            "%s: create segment %020" PRId64 ": %s", part->name, seg->base_offset,
@@ -133,21 +133,26 @@ int smm_segment_create(struct sti_storage_partition *part, struct smm_segment *s
     return STI_OK;
 }
 
-/* Remove a segment's files by name. Those that hold it open keep its bytes. */
-void smm_segment_unlink(struct sti_storage_partition *part, int64_t base_offset)
+/* Remove a segment's files by name, the log last: a death in between leaves a segment that the next
+ * trim or truncation finds, and no index that nobody looks for. Those that hold it open keep its
+ * bytes.
+ * @return 0, or an errno: its log is still there */
+int smm_segment_unlink(struct sti_storage_partition *part, int64_t base_offset)
 {
-    static const char *const suffixes[] = {".log", ".index", ".timeindex"};
+    static const char *const suffixes[] = {".timeindex", ".index", ".log"};
     char name[SMM_NAME_LEN];
+    int rc = 0;
     int dir_fd = smm_part_dir(part);
     if (dir_fd < 0) {
-        return;
+        return errno;
     }
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
         sti_log_name(name, base_offset, suffixes[i]);
-        (void)unlinkat(dir_fd, name, 0);
+        rc = unlinkat(dir_fd, name, 0) != 0 && errno != ENOENT ? errno : 0;
         STI_CRASH_POINT("segment.unlink.between");
     }
     (void)close(dir_fd);
+    return rc;
 }
 
 /* Have space for `len` more bytes behind the writer, and some ahead: as much as the segment holds

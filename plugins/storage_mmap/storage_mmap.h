@@ -264,7 +264,7 @@ uint32_t smm_segment_find(const struct sti_storage_partition *part, int64_t offs
 struct smm_segment *smm_segment_active(const struct sti_storage_partition *part);
 int smm_segment_create(struct sti_storage_partition *part, struct smm_segment *seg,
                        struct sti_err *err);
-void smm_segment_unlink(struct sti_storage_partition *part, int64_t base_offset);
+int smm_segment_unlink(struct sti_storage_partition *part, int64_t base_offset);
 int smm_segment_reserve(struct sti_storage_partition *part, struct smm_segment *seg, int fd,
                         uint64_t len);
 void smm_segment_give_back(struct smm_segment *seg, int fd);

@@ -96,9 +96,9 @@ static int trim_locked(struct sti_storage_partition *part, int64_t new_start, st
         (void)smm_roll(part, part->written_end, NULL);
     }
     struct smm_segment **gone;
-    uint32_t count = detach_front(part, new_start, &gone);
+    uint32_t count = detach_front(part, part->log_start, &gone);
     for (uint32_t i = 0; i < count; i++) {
-        smm_segment_unlink(part, gone[i]->base_offset);
+        (void)smm_segment_unlink(part, gone[i]->base_offset);
         STI_CRASH_POINT("trim.between_unlinks");
         retire(part, gone[i]);
     }
@@ -270,7 +270,7 @@ static int finish_on_disk(struct sti_storage_partition *part, int dir_fd, int64_
     sti_log_name(name, base_offset, ".log");
     int rc = STI_FAULT("truncate.before_rename");
     for (uint32_t i = count; rc == 0 && i > 1; i--) {
-        smm_segment_unlink(part, gone[i - 1]->base_offset);
+        (void)smm_segment_unlink(part, gone[i - 1]->base_offset);
         STI_CRASH_POINT("truncate.between_unlinks");
     }
     if (rc == 0 && renameat(dir_fd, swap, dir_fd, name) != 0) {
@@ -373,6 +373,28 @@ static struct smm_segment *new_end(struct sti_storage_partition *part, int64_t b
     return seg;
 }
 
+/* The cut could not be decided for certain: its note may stand under its name even so, and the next
+ * open would cut off what is appended until then. Remove it, or let nothing be appended. */
+static void take_back(struct sti_storage_partition *part, int dir_fd, int64_t base_offset,
+                      struct sti_err *err)
+{
+    char swap[SMM_NAME_LEN];
+    sti_log_name(swap, base_offset, ".log.swap");
+    int rc = STI_FAULT("truncate.before_take_back");
+    if (rc == 0 && unlinkat(dir_fd, STI_FILE_TRUNCATION, 0) != 0 && errno != ENOENT) {
+        rc = errno;
+    }
+    if (rc == 0 && fsync(dir_fd) != 0) {
+        rc = errno;
+    }
+    if (rc == 0) {
+        (void)unlinkat(dir_fd, swap, 0);
+    } else {
+        sti_err_set(err, STI_E_IO, "%s: take a truncation back: %s", part->name, strerror(rc));
+        smm_poison(part, err);
+    }
+}
+
 /* Copy what stays of `was` into a new segment, and note on disk that the cut is decided.
  * @param old  the file of `was`, NULL when it has none: nothing stays then
  * @param seg, file  returned: the new end of the log, pinned, on no list yet; set on STI_OK only */
@@ -396,8 +418,9 @@ static int prepare(struct sti_storage_partition *part, int dir_fd, const struct 
         smm_file_unref(*file);
         *file = NULL;
         free(made);
-        return sti_err_set(err, smm_errno_status(saved), "%s: truncate: %s", part->name,
-                           strerror(saved));
+        sti_err_set(err, smm_errno_status(saved), "%s: truncate: %s", part->name, strerror(saved));
+        take_back(part, dir_fd, was->base_offset, err);
+        return err->code;
     }
     *seg = made;
     return STI_OK;
@@ -474,9 +497,12 @@ static int truncate_locked(struct sti_storage_partition *part, int64_t offset, s
     if (rc == STI_OK) {
         previous_epoch(part, first, &last);
     }
-    /* The recovery point must not lie behind the end of the log. */
-    if (rc == STI_OK && part->recovery_point > seg->base_offset) {
-        struct sti_recovery_point point = {.recovery_point = seg->base_offset};
+    /* Neither the recovery point nor the mark of a clean end may lie behind the end of the log:
+     * what they say is there, and is missing, is damage. */
+    if (rc == STI_OK && (part->recovery_point > seg->base_offset || !part->boot_noted)) {
+        int64_t was = part->recovery_point;
+        struct sti_recovery_point point = {.recovery_point =
+                                               was < seg->base_offset ? was : seg->base_offset};
         pthread_mutex_lock(&part->side_mu);
         int saved = smm_checkpoint_write(part, &point, true);
         pthread_mutex_unlock(&part->side_mu);

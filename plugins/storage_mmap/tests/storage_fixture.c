@@ -60,8 +60,13 @@ void fx_option(struct fixture *fx, const char *key, int64_t value)
 
 void fx_init(struct fixture *fx, uint32_t threads)
 {
+    fx_init_at(fx, test_dir_new("storage"), threads);
+}
+
+void fx_init_at(struct fixture *fx, char *dir, uint32_t threads)
+{
     memset(fx, 0, sizeof *fx);
-    fx->dir = test_dir_new("storage");
+    fx->dir = dir;
     fx->th = test_host_new(fx->dir, threads);
     fx->events = (struct sti_storage_events){.struct_size = sizeof fx->events,
                                              .recovered = on_recovered,
@@ -101,12 +106,18 @@ void fx_stop(struct fixture *fx)
     fx->self = NULL;
 }
 
-void fx_fini(struct fixture *fx)
+void fx_leave(struct fixture *fx)
 {
     if (fx->self != NULL) {
         fx_stop(fx);
     }
     test_host_free(fx->th);
+    fx->th = NULL;
+}
+
+void fx_fini(struct fixture *fx)
+{
+    fx_leave(fx);
     test_dir_remove(fx->dir);
 }
 

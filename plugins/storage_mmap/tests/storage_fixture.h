@@ -35,6 +35,10 @@ struct fixture {
 /* An instance over a new folder. Options are the plugin's defaults, set with fx_option before
  * fx_start. */
 void fx_init(struct fixture *fx, uint32_t threads);
+/* The same over a folder that is there and stays the caller's: then end with fx_leave, which leaves
+ * no thread behind, instead of fx_fini. */
+void fx_init_at(struct fixture *fx, char *dir, uint32_t threads);
+void fx_leave(struct fixture *fx);
 void fx_option(struct fixture *fx, const char *key, int64_t value);
 void fx_start(struct fixture *fx);
 void fx_stop(struct fixture *fx);
