@@ -73,7 +73,7 @@ static bool below_root(const char *path)
 static bool ours_at(int dir_fd, const char *path, char out[FFS_PATH_MAX])
 {
     out[0] = '\0';
-    if (root_len == 0 || path == NULL) {
+    if (root_len == 0) {
         return false;
     }
     if (path[0] == '/') {
@@ -174,8 +174,7 @@ static int open_noted(int dir_fd, const char *path, int flags, mode_t mode, cons
 static int open_any(int dir_fd, const char *path, int flags, mode_t mode)
 {
     char full[FFS_PATH_MAX];
-    if (boot_id_file[0] != '\0' && path != NULL &&
-        strcmp(path, "/proc/sys/kernel/random/boot_id") == 0) {
+    if (boot_id_file[0] != '\0' && strcmp(path, "/proc/sys/kernel/random/boot_id") == 0) {
         path = boot_id_file;
     }
     if (ours_at(dir_fd, path, full)) {
