@@ -188,6 +188,7 @@ struct brk_partition {
     pthread_mutex_t mu;
     int state;           /* enum brk_part_state: @locks mu; also read relaxed */
     bool damaged;        /* storage has found damage since it was opened; `why` says what */
+    bool poisoned;       /* a write or sync has failed: no sync will come. @locks mu */
     struct sti_err *why; /* NULL until there is one: few partitions ever have one. @locks mu */
     int why_code;        /* of it. @locks mu */
     struct brk_produce_row *queue_head, *queue_tail; /* wait for the strand */
@@ -324,6 +325,8 @@ void brk_offline_report(struct broker *broker);
  * what was written has an unknown outcome unless it was deleted. What was written may still get its
  * acks until storage is `closed`. Wakes the fetches. @thread strand */
 void brk_partition_fail_all(struct brk_partition *part, bool closed);
+/* No sync will come for what is written: fail those who wait for one. Any executor thread. */
+void brk_partition_fail_poisoned(struct brk_partition *part);
 /* Fail the rows that were written and wait for their acks. Any executor thread. */
 void brk_partition_fail_acks(struct brk_partition *part, int status, const char *why);
 

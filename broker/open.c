@@ -102,6 +102,7 @@ static void on_failed(void *ctx, const struct sti_err *err)
     sti_err_set(&why, STI_E_POISONED, "%s-%d takes no appends until it is reopened: %.150s",
                 part->topic, part->index, err->msg);
     pthread_mutex_lock(&part->mu);
+    part->poisoned = true;
     if (part->state == BRK_PART_ONLINE) {
         brk_partition_set_state(part, BRK_PART_OFFLINE, &why);
     }
@@ -109,9 +110,7 @@ static void on_failed(void *ctx, const struct sti_err *err)
     sti_log(part->broker->host, STI_LOG_ERROR, "partition_poisoned", why.msg,
             STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index));
     brk_offline_report(part->broker);
-    /* No sync will come for what is written. */
-    brk_partition_fail_acks(part, STI_E_IO,
-                            "is poisoned; the records may be stored: see the node's log");
+    brk_partition_fail_poisoned(part);
 }
 
 /* Damage that was found while the partition is open: from here on it is what it would be had it

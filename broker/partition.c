@@ -378,10 +378,14 @@ static void append_succeeded(struct brk_partition *part, struct brk_produce_row 
     }
     atomic_store(&part->written_end, part->next_offset);
     int64_t synced = atomic_load(&part->synced_end);
+    bool poisoned = part->poisoned; /* the sync may have failed before this row could wait for it */
     pthread_mutex_unlock(&part->mu);
     sti_metric_add(m->produce_batches, count);
     sti_metric_add(m->acks_waiting, count);
     brk_partition_progress(part, part->next_offset, synced);
+    if (poisoned) {
+        brk_partition_fail_poisoned(part);
+    }
 }
 
 static void append_failed(struct brk_partition *part, struct brk_produce_row *rows, int status,
@@ -638,6 +642,12 @@ void brk_partition_opened(struct brk_partition *part, int state, const struct st
         brk_produce_row_done(row, err.code, &err);
     }
     brk_fetch_wake(part, true);
+}
+
+void brk_partition_fail_poisoned(struct brk_partition *part)
+{
+    brk_partition_fail_acks(part, STI_E_IO,
+                            "is poisoned; the records may be stored: see the node's log");
 }
 
 void brk_partition_fail_all(struct brk_partition *part, bool closed)

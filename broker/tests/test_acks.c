@@ -239,6 +239,20 @@ static void test_poison(void **state)
     assert_int_equal(test_host_metric(fix->th, "streamit_partitions_offline", NULL), 0);
 }
 
+/* A sync may fail before the append whose bytes it was to sync has been told of. */
+static void test_poison_before_the_append_is_done(void **state)
+{
+    struct fixture *fix = with_topic(state, "flush.policy", "commit");
+    struct produce_call early;
+    FAKE_SET(fix->fs, hold_appends, true);
+    start(fix, &early, STI_ACKS_LEADER);
+    fs_wait(fix->fs, &fix->fs->appends_held, 1);
+    fs_fail(fix->fs, "t", 0);
+    assert_int_equal(fs_release_appends(fix->fs), 1);
+    ends(&early, STI_E_IO);
+    assert_int_equal(test_host_metric(fix->th, "streamit_produce_acks_waiting", NULL), 0);
+}
+
 /* Damage that is found while the partition is open refuses what comes, not what was written. */
 static void test_damage(void **state)
 {
@@ -328,6 +342,7 @@ int main(void)
         TEST(timeout_while_waiting),
         TEST(errors_pass_through),
         TEST(poison),
+        TEST(poison_before_the_append_is_done),
         TEST(damage),
         TEST(damage_beside_an_append),
         TEST(epoch_checkpoint),
