@@ -449,6 +449,9 @@ static int create_check(struct broker *broker, struct sti_topic_change *call,
     set_resolve(&broker->conf->defaults, settings, call->config_count, &values);
     int rc = storage_check(broker, &values, err);
     if (rc == STI_OK) {
+        rc = brk_disk_create(broker, values.storage, call->name, err);
+    }
+    if (rc == STI_OK) {
         pthread_mutex_lock(&broker->admin_mu);
         struct cat_topic *cat = cat_find(&broker->catalog, call->name);
         if (cat != NULL && !cat->deleted) {
@@ -507,7 +510,8 @@ int brk_create_topic(void *self, struct sti_topic_change *call, struct sti_err *
     return call_end(call, rc, &why);
 }
 
-/* The flush policy, as it would be, must fit the topic's storage. @locks admin_mu held */
+/* The flush policy, as it would be, must fit the topic's storage, and new partitions its disk.
+ * @locks admin_mu held */
 static int alter_fits(struct broker *broker, const struct sti_topic_change *call,
                       const struct cat_setting *settings, const struct cat_topic *cat,
                       struct sti_err *err)
@@ -533,6 +537,9 @@ static int alter_fits(struct broker *broker, const struct sti_topic_change *call
     set_resolve(&broker->conf->defaults, probe.settings, probe.setting_count, &values);
     int rc = probe.settings == NULL ? sti_err_set(err, STI_E_NO_MEMORY, "out of memory")
                                     : storage_check(broker, &values, err);
+    if (rc == STI_OK && call->partitions > cat->partition_count) {
+        rc = brk_disk_create(broker, values.storage, call->name, err);
+    }
     free(probe.settings);
     return rc;
 }

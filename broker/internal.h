@@ -27,6 +27,7 @@
 #include <stdatomic.h>
 
 #include "broker/cluster/catalog.h"
+#include "broker/diskspace.h"
 #include "broker/settings.h"
 #include "streamit/auth.h"
 #include "streamit/broker.h"
@@ -55,6 +56,7 @@ struct brk_conf {
     int64_t fetch_bytes_max, fetch_wait_max_ms;
     int64_t retention_check_interval_ms;
     int64_t opening_parallel, opening_wait_max_ms;
+    struct brk_disk_options disk;
 };
 
 struct brk_metrics {
@@ -128,6 +130,11 @@ struct broker {
     _Atomic uint32_t offline;
     struct sti_timer retention_timer;
     bool retention_armed; /* @locks admin_mu */
+
+    struct brk_disk *disks; /* of each storage instance; constant from start on */
+    uint32_t disk_count;
+    struct sti_timer disk_timer;
+    bool disk_armed; /* @locks admin_mu */
 };
 
 /* ---- topics and partitions ---- */
@@ -160,6 +167,7 @@ struct brk_partition {
 
     struct sti_strand strand;
     struct sti_binding storage;            /* vtable and self of its instance */
+    struct brk_disk *disk;                 /* its room; NULL: no such instance */
     struct sti_storage_partition *store;   /* @locks mu; NULL unless open for readers */
     struct sti_storage_partition *closing; /* `store`, while it is closed: @thread strand */
     struct sti_replication_partition *repl;
@@ -179,7 +187,7 @@ struct brk_partition {
     struct sti_storage_append append;                    /* the one under way: @thread strand */
     struct sti_append_batch *append_few[BRK_APPEND_FEW]; /* its batches, when they are few */
     struct brk_produce_row *append_rows;                 /* in the same order */
-    uint64_t append_started_us;
+    uint64_t append_started_us, append_bytes;
     bool appending;       /* @locks mu */
     int64_t next_offset;  /* @thread strand */
     int32_t stored_epoch; /* of the last batch: @thread strand */
@@ -432,6 +440,10 @@ void brk_anew(struct broker *broker);
 /* retention.c */
 void brk_retention_start(struct broker *broker);
 void brk_retention_stop(struct broker *broker);
+/* Look for old segments now, of the partitions on that disk. No lock is held. */
+void brk_retention_now(struct broker *broker, const struct brk_disk *disk);
+/* ... of one partition. */
+void brk_retention_post(struct brk_partition *part);
 void brk_retention_run(struct sti_task *task);
 
 /* May this request do so? Allow-all without an auth plugin. */

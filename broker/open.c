@@ -389,6 +389,7 @@ void brk_settings_run(struct sti_task *task)
                 STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index));
         return;
     }
+    brk_retention_post(part);
     atomic_store(&part->durable, durable);
     if (part->repl != NULL) {
         sti_replication_of(&broker->replication)

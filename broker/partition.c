@@ -312,6 +312,7 @@ static void append_prepare(struct brk_partition *part, struct brk_produce_row *r
 {
     int64_t offset = part->next_offset;
     uint32_t i = 0;
+    part->append_bytes = 0;
     for (struct brk_produce_row *row = rows; row != NULL; row = row->next) {
         struct sti_append_batch *batch = &row->batch;
         batch->base_offset = offset;
@@ -319,6 +320,7 @@ static void append_prepare(struct brk_partition *part, struct brk_produce_row *r
         batch->leader_epoch = part->leader_epoch;
         sti_batch_patch(batch->head, offset, batch->len, part->leader_epoch);
         offset = batch->last_offset + 1;
+        part->append_bytes += batch->len;
         ((struct sti_append_batch **)(uintptr_t)part->append.batches)[i++] = batch;
     }
 }
@@ -344,7 +346,10 @@ static void append_start(struct brk_partition *part, struct brk_produce_row *row
     part->append.batches = batches;
     append_prepare(part, rows);
     part->append_started_us = sti_now_us(part->broker->host);
-    int rc = epoch_checkpoint(part, &err);
+    int rc = brk_disk_append(part, part->append_bytes, &err);
+    if (rc == STI_OK) {
+        rc = epoch_checkpoint(part, &err);
+    }
     if (rc == STI_OK) {
         rc = sti_storage_of(&part->storage)->append(part->store, &part->append);
         if (rc != STI_OK) {
@@ -425,10 +430,17 @@ static void append_done(struct sti_storage_append *op, int status, const struct 
     part->append_rows = NULL;
     sti_metric_add(m->appends, 1);
     sti_histogram_record(m->append_us, sti_now_us(host) - part->append_started_us);
+    struct sti_err why;
+    sti_err_clear(&why);
+    why = err == NULL ? why : *err;
+    brk_disk_appended(part, part->append_bytes, status, &why);
     if (status == STI_OK) {
         append_succeeded(part, rows);
     } else {
-        append_failed(part, rows, status, err);
+        if (status == STI_E_DISK_FULL && op->bytes_needed == 0) {
+            op->bytes_needed = part->append_bytes;
+        }
+        append_failed(part, rows, status, &why);
     }
     /* `appending` goes false last: until then neither the strand nor a close touches the append. */
     pthread_mutex_lock(&part->mu);
@@ -688,6 +700,7 @@ struct brk_partition *brk_partition_new(struct brk_topic *owner, int32_t index,
     atomic_init(&part->refs, 1);
     part->broker = broker;
     part->owner = owner;
+    part->disk = brk_disk_find(broker, values->storage);
     memcpy(part->topic_id, owner->id, sizeof part->topic_id);
     part->index = index;
     part->leader_epoch = leader_epoch;

@@ -65,6 +65,7 @@ static void broker_destroy(void *self)
     brk_table_fini(broker);
     brk_opening_fini(broker);
     cat_fini(&broker->catalog);
+    brk_disk_free(broker);
     pthread_cond_destroy(&broker->settled_cond);
     pthread_mutex_destroy(&broker->admin_mu);
     pthread_mutex_destroy(&broker->admit_mu);
@@ -158,6 +159,11 @@ static int broker_start(void *self, struct sti_err *err)
         return rc;
     }
     brk_anew(broker);
+    rc = brk_disk_start(broker, err);
+    if (rc != STI_OK) {
+        sti_metadata_of(&broker->metadata)->close(broker->metadata.self);
+        return rc;
+    }
     brk_boot(broker);
     brk_retention_start(broker);
     atomic_store(&broker->state, BRK_SERVING);
@@ -171,6 +177,7 @@ static int broker_drain(void *self, uint32_t deadline_ms, struct sti_err *err)
     (void)err;
     atomic_store(&broker->state, BRK_DRAINING);
     brk_retention_stop(broker);
+    brk_disk_stop(broker);
     brk_fetch_wake_all(broker);
     brk_drain_all(broker);
     return STI_OK;
@@ -245,6 +252,25 @@ OPT_INT(
 OPT_INT(retention_check_interval_ms, retention_check_interval_ms, "300000", 10, 86400000, "ms",
         "How often old segments are looked for.");
 
+OPT_INT(disk_throttle_percent, disk.throttle_percent, "10", 0, 100, "%",
+        "Appends are slowed while less than this part of a storage's file system is free, or less "
+        "than disk_throttle_bytes if that is less; 0: never.");
+OPT_INT(disk_throttle_bytes, disk.throttle_bytes, "1G", 0, INT64_MAX, "bytes",
+        "Appends are slowed while fewer bytes are free, or less than disk_throttle_percent if that "
+        "is less; 0: never.");
+OPT_INT(disk_refuse_percent, disk.refuse_percent, "5", 0, 100, "%",
+        "Appends and new partitions are refused with DISK_FULL while less than this part of a "
+        "storage's file system is free, or less than disk_refuse_bytes if that is less; 0: only "
+        "when the disk refuses them.");
+OPT_INT(disk_refuse_bytes, disk.refuse_bytes, "512M", 0, INT64_MAX, "bytes",
+        "Appends and new partitions are refused while fewer bytes are free, or less than "
+        "disk_refuse_percent if that is less.");
+OPT_INT(disk_slowdown_ms, disk.slowdown_ms, "10000", 0, 3600000, "ms",
+        "How long a writer at full speed takes from the first slowed append to the first refused "
+        "one; 0 slows none.");
+OPT_INT(disk_check_interval_ms, disk.check_interval_ms, "1000", 10, 60000, "ms",
+        "How often free space is looked at; four times as often while a disk is low or full.");
+
 static const struct sti_option opt_flush_policy = {
     .struct_size = sizeof(struct sti_option),
     .key = "flush_policy",
@@ -265,6 +291,12 @@ static const struct sti_option opt_storage = {
 
 static const struct sti_option *const options[] = {&opt_default_partitions,
                                                    &opt_default_replication,
+                                                   &opt_disk_check_interval_ms,
+                                                   &opt_disk_refuse_bytes,
+                                                   &opt_disk_refuse_percent,
+                                                   &opt_disk_slowdown_ms,
+                                                   &opt_disk_throttle_bytes,
+                                                   &opt_disk_throttle_percent,
                                                    &opt_fetch_bytes_max,
                                                    &opt_fetch_wait_max_ms,
                                                    &opt_flush_interval_ms,
@@ -316,7 +348,7 @@ static const struct sti_iface *const provides[] = {&vtable.iface, NULL};
                                                        .minor = prefix##_MINOR,                    \
                                                        .iface = id,                                \
                                                        .flags = how}
-/* Storage of 0.1 is taken: what came later is asked for with STI_HAS. */
+/* Storage of 0.1 is taken: what came later is asked for with STI_IFACE_HAS. */
 #define BRK_STORAGE_MAJOR STI_STORAGE_MAJOR
 #define BRK_STORAGE_MINOR BRK_STORAGE_MINOR_LEAST
 NEED(storage, STI_STORAGE_ID, BRK_STORAGE, 0);

@@ -11,7 +11,8 @@
  *
  * Admission. Bytes of a call count from here until its answer. Beyond broker.inflight_bytes_max a
  * call is answered THROTTLED, in every row and without looking at it, except that a single call is
- * always taken when nothing else is in flight: a limit below one message must not be a dead end.
+ * always taken when nothing else is in flight: a limit below one message must not be a dead end. A
+ * disk that fills puts off or refuses its own rows only (diskspace.c).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -234,6 +235,10 @@ static int row_submit(struct brk_produce *p, struct brk_produce_row *row, struct
     }
     if (rc == STI_OK && call->acks == STI_ACKS_QUORUM) {
         rc = brk_partition_quorum(row->part, err);
+    }
+    if (rc == STI_OK) {
+        rc = brk_disk_admit(row->part, row->header.total_len, &row->row->retry_after_ms, err);
+        row->row->bytes_needed = rc == STI_E_DISK_FULL ? row->header.total_len : 0;
     }
     if (rc == STI_OK) {
         row_payload(p, row);

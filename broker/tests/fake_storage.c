@@ -153,8 +153,14 @@ static void state_fill(struct fs_log *log, struct sti_storage_state *out)
                                       .log_start = log->start,
                                       .written_end = log->end,
                                       .synced_end = log->synced,
+                                      .max_timestamp = -1,
                                       .bytes = log_bytes(log),
                                       .segment_count = log->segment + 1};
+    for (const struct fs_batch *batch = log->batches; batch != NULL; batch = batch->next) {
+        if (batch->segment == log->segment && batch->max_timestamp > out->max_timestamp) {
+            out->max_timestamp = batch->max_timestamp;
+        }
+    }
 }
 
 static struct fs_log *log_make(struct fake_storage *fs, const struct sti_partition_id *id)
@@ -334,6 +340,7 @@ static void append_finish(struct sti_storage_partition *part, struct sti_storage
     if (rc == STI_OK) {
         for (uint32_t i = 0; i < op->batch_count; i++) {
             log_put(fs, part->log, op->batches[i]);
+            fs->space_free -= fs->space_shrinks ? op->batches[i]->len : 0;
         }
     } else {
         sti_err_set(&err, rc, "the fake refuses");
@@ -605,6 +612,20 @@ static int fake_blob_get(struct sti_storage_partition *part, const char *name, v
     return rc == STI_OK ? rc : sti_err_set(err, rc, "no blob");
 }
 
+static int fake_space(void *self, struct sti_storage_space *out, struct sti_err *err)
+{
+    struct fake_storage *fs = self;
+    pthread_mutex_lock(&fs->mu);
+    int rc = fs->space_status;
+    *out = (struct sti_storage_space){.struct_size = sizeof *out,
+                                      .total_bytes = rc == STI_OK ? fs->space_total : 0,
+                                      .free_bytes = rc == STI_OK ? fs->space_free : 0};
+    fs->spaces++;
+    pthread_cond_broadcast(&fs->changed);
+    pthread_mutex_unlock(&fs->mu);
+    return rc == STI_OK ? rc : sti_err_set(err, rc, "the fake does not know its room");
+}
+
 /* ---- the test's side ----------------------------------------------------------------------------
  */
 
@@ -636,7 +657,9 @@ struct fake_storage *fs_new(void)
         .list = fake_list,
         .blob_put = fake_blob_put,
         .blob_get = fake_blob_get,
+        .space = fake_space,
     };
+    fs->space_total = fs->space_free = UINT64_C(1) << 40;
     pthread_mutex_init(&fs->mu, NULL);
     pthread_cond_init(&fs->changed, NULL);
     return fs;

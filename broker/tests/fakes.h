@@ -40,15 +40,18 @@ struct fake_storage {
     int read_status, blob_status;
     const char *open_topic; /* open_status is for this topic only; NULL: for all */
     int open_status, close_status, remove_status, configure_status, trim_status;
-    int would_block;          /* so many reads with NO_WAIT are refused */
-    uint64_t bytes_needed;    /* with DISK_FULL */
-    uint32_t segment_batches; /* a segment holds so many; 0: all */
-    unsigned append_delay_us; /* with hold_appends false: complete on a thread of its own */
+    int would_block;                  /* so many reads with NO_WAIT are refused */
+    uint64_t bytes_needed;            /* with DISK_FULL */
+    uint32_t segment_batches;         /* a segment holds so many; 0: all */
+    unsigned append_delay_us;         /* with hold_appends false: complete on a thread of its own */
+    uint64_t space_total, space_free; /* what `space` tells; */
+    bool space_shrinks;               /* by what is appended */
+    int space_status;
     /* what happened, @locks mu */
     unsigned appends, appends_held, batches_max, reads, reads_no_wait, reads_held, violations;
     unsigned opens_begun, opens_cancelled;
     char opened[32][16]; /* the first opens that began: topics */
-    unsigned opens, creates, closes, removes, trims, configures;
+    unsigned opens, creates, closes, removes, trims, configures, spaces;
     uint64_t batches_last;                /* of the newest append */
     struct sti_storage_settings settings; /* the newest given */
     pthread_t append_thread;              /* of the newest append */

@@ -12,7 +12,7 @@ static int64_t option_int(const struct sti_option *option)
 {
     char *end = NULL;
     long long value = strtoll(option->def, &end, 10);
-    return value * (*end == 'K' ? 1 << 10 : *end == 'M' ? 1 << 20 : 1);
+    return value * (*end == 'K' ? 1 << 10 : *end == 'M' ? 1 << 20 : *end == 'G' ? 1 << 30 : 1);
 }
 
 void fix_conf_defaults(struct brk_conf *conf)
@@ -375,7 +375,8 @@ void fix_wait_idle(struct fixture *fix)
     uint32_t under_way = 1;
     for (int i = 0; i < FIX_PATIENCE_S * 10000 && under_way > 0; i++) {
         pthread_mutex_lock(&broker->admin_mu);
-        under_way = broker->under_way - (broker->retention_armed ? 1u : 0u);
+        under_way = broker->under_way - (broker->retention_armed ? 1u : 0u) -
+                    (broker->disk_armed ? 1u : 0u);
         pthread_mutex_unlock(&broker->admin_mu);
         nanosleep(&moment, NULL);
     }

@@ -203,7 +203,7 @@ static void test_errors_pass_through(void **state)
         produce_wait(&p);
         assert_int_equal(p.rows[0].bytes_needed, codes[i] == STI_E_DISK_FULL ? 4711 : 0);
         assert_int_equal(p.rows[0].base_offset, -1);
-        assert_string_equal(p.rows[0].err.msg, "the fake refuses");
+        assert_non_null(strstr(p.rows[0].err.msg, "the fake refuses"));
         ends(&p, codes[i]);
     }
     FAKE_SET(fix->fs, append_status, STI_OK);

@@ -75,6 +75,10 @@ extern "C" {
 #define STI_HAS(table, slot)                                                                       \
     ((table)->struct_size >= offsetof(__typeof__(*(table)), slot) + sizeof((table)->slot) &&       \
      (table)->slot != NULL)
+/* The same of an interface's vtable, whose size stands in its header. */
+#define STI_IFACE_HAS(table, slot)                                                                 \
+    ((table)->iface.struct_size >= offsetof(__typeof__(*(table)), slot) + sizeof((table)->slot) && \
+     (table)->slot != NULL)
 
 /* ---- interfaces */
 
