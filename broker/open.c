@@ -184,10 +184,13 @@ static int open_storage(struct brk_partition *part, struct sti_storage_partition
         return rc;
     }
     if (!part->create && (vt->iface.caps & STI_STORAGE_DURABLE) != 0) {
-        return sti_err_set(err, STI_E_DATA_LOSS,
-                           "%s-%d: its data is gone from storage %s; bring the folder back, or "
-                           "delete the topic",
-                           part->topic, part->index, part->values.storage);
+        struct sti_err why = *err;
+        return sti_err_set(
+            err, STI_E_DATA_LOSS,
+            "%s-%d: its data is gone from storage %s%s%.100s; bring the folder back, "
+            "or delete the topic",
+            part->topic, part->index, part->values.storage, why.msg[0] != '\0' ? ": " : "",
+            why.msg);
     }
     if ((vt->iface.caps & STI_STORAGE_DURABLE) == 0 && part->broker->anew.code != STI_OK) {
         return sti_err_set(err, part->broker->anew.code,

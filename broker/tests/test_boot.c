@@ -40,8 +40,9 @@ static void test_lost_partition(void **state)
     produce_send(fix, &p);
     produce_wait(&p);
     assert_int_equal(p.rows[0].status, STI_E_DATA_LOSS);
-    assert_string_equal(p.rows[0].err.msg, "t-0: its data is gone from storage storage_mmap; bring "
-                                           "the folder back, or delete the topic");
+    assert_string_equal(p.rows[0].err.msg,
+                        "t-0: its data is gone from storage storage_mmap: no such "
+                        "partition; bring the folder back, or delete the topic");
     assert_int_equal(p.rows[1].status, STI_OK);
     produce_fini(&p);
     fetch_init(&f, 60000);

@@ -153,6 +153,13 @@ int smm_checkpoint_write(struct sti_storage_partition *part, const struct sti_re
     char text[320];
     struct sti_recovery_point noted = *point;
     memcpy(noted.boot_id, part->store->boot_id, sizeof noted.boot_id);
+    pthread_mutex_lock(&part->mu);
+    noted.has_log = true;
+    noted.log_start = part->log_start;
+    for (uint32_t i = 0; point->clean && i < part->seg_count; i++) {
+        noted.segment_count += part->segs[i]->exists ? 1 : 0;
+    }
+    pthread_mutex_unlock(&part->mu);
     int n = sti_recovery_point_format(text, sizeof text, &noted);
     int dir_fd = smm_part_dir(part);
     if (dir_fd < 0) {

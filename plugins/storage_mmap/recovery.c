@@ -363,6 +363,36 @@ static int scan_segment(struct scan *s, uint32_t i, bool *ended, struct sti_err 
     return rc;
 }
 
+/* Nothing that was read holds a batch: the last one is that of the segment before. Its index says
+ * where to begin to look, if the log bears it out. */
+static void epoch_before(struct scan *s, uint32_t first)
+{
+    struct sti_storage_partition *part = s->part;
+    struct sti_batch_header header;
+    uint8_t last[SMM_INDEX_ENTRY];
+    struct stat st;
+    size_t got;
+    uint64_t pos = 0;
+    const struct smm_segment *seg = part->segs[first - 1];
+    if (open_segment(s, seg, NULL) != STI_OK) {
+        close_segment(s);
+        return;
+    }
+    if (s->index_fd >= 0 && fstat(s->index_fd, &st) == 0 && st.st_size >= (off_t)sizeof last &&
+        smm_pread(s->index_fd, last, sizeof last, (uint64_t)st.st_size - sizeof last, false,
+                  &got) == 0 &&
+        got == sizeof last) {
+        struct sti_index_entry entry = sti_index_entry_get(last);
+        bool holds = sti_log_walk_header(&s->walk, entry.pos, &header, NULL) == STI_OK &&
+                     sti_batch_last_offset(&header) == seg->base_offset + entry.rel_offset;
+        pos = holds ? entry.pos : 0;
+    }
+    for (; sti_log_walk_header(&s->walk, pos, &header, NULL) == STI_OK; pos += header.total_len) {
+        part->last_epoch = header.leader_epoch;
+    }
+    close_segment(s);
+}
+
 static int scan_all(struct scan *s, struct sti_err *err)
 {
     struct sti_storage_partition *part = s->part;
@@ -397,10 +427,20 @@ static int scan_all(struct scan *s, struct sti_err *err)
             rc = scan_segment(s, i, &ended, err);
         }
     }
+    if (rc == STI_OK && !s->point.clean && !s->rebooted && s->expected == s->known_end &&
+        smm_segment_active(part)->base_offset < s->known_end) {
+        /* The recovery point is where a segment begins, and that is not there: what it held, and
+         * that it held more than nothing, cannot be known. */
+        rc = note_damage(s, s->known_end, 0, 0, s->known_end + 1, err);
+        s->expected = s->known_end + 1;
+    }
     if (rc == STI_OK && s->expected < s->known_end) { /* cut off below what was synced */
         struct smm_segment *seg = smm_segment_active(part);
         rc = note_damage(s, seg->base_offset, seg->size, seg->size, s->known_end, err);
         s->expected = s->known_end;
+    }
+    if (rc == STI_OK && part->last_epoch < 0 && first > 0) {
+        epoch_before(s, first);
     }
     part->written_end = s->expected;
     int64_t synced = part->segs[first < part->seg_count ? first : 0]->base_offset;
@@ -481,12 +521,16 @@ static int recover_log(struct scan *s, struct sti_err *err)
 {
     struct sti_storage_partition *part = s->part;
     bool had_log = part->seg_count > 0;
+    bool all_there = part->seg_count >= s->point.segment_count;
     int rc = first_segment(s, err);
     if (rc != STI_OK) {
         return rc;
     }
+    if (!all_there) { /* nothing but reading all of it tells which are gone */
+        s->point.recovery_point = 0;
+    }
     const struct smm_segment *last = smm_segment_active(part);
-    if (s->point.clean && last->base_offset == s->point.active_base &&
+    if (s->point.clean && all_there && last->base_offset == s->point.active_base &&
         last->size == s->point.active_size) {
         believe(s);
     } else if (had_log) {
@@ -498,6 +542,35 @@ static int recover_log(struct scan *s, struct sti_err *err)
             rc = note_damage(s, last->base_offset, 0, 0, s->known_end, err);
             part->written_end = part->synced_end = s->known_end;
         }
+    }
+    return rc;
+}
+
+/* Where the log begins. A start below the oldest segment says that segments are gone which nobody
+ * has trimmed: that is damage, and named. Where nothing tells the start, the segments do. */
+static int settle_start(struct scan *s, bool told, struct sti_err *err)
+{
+    struct sti_storage_partition *part = s->part;
+    int64_t oldest = part->segs[0]->base_offset;
+    int rc = STI_OK;
+    if (told && part->log_start < oldest) {
+        s->expected = part->log_start;
+        rc = note_damage(s, part->log_start, 0, 0, oldest, err);
+    } else if (part->log_start < oldest) {
+        part->log_start = oldest;
+        if (part->segs[0]->exists) {
+            sti_log(part->store->host, STI_LOG_WARN, "log_start_unknown",
+                    "the log is taken to begin with its oldest segment",
+                    STI_F_STR("partition", part->name), STI_F_INT("offset", oldest));
+        }
+    }
+    if (rc == STI_OK && part->log_start > part->written_end) {
+        /* Also on disk: else what is appended now would lie below the start at the next open. */
+        part->log_start = part->written_end;
+        int saved = smm_start_write(part, part->log_start);
+        rc = saved == 0 ? STI_OK
+                        : sti_err_set(err, smm_errno_status(saved), "%s: start of the log: %s",
+                                      part->name, strerror(saved));
     }
     return rc;
 }
@@ -521,7 +594,10 @@ int smm_recover(struct sti_storage_partition *part, struct sti_err *err)
                  strlen(s.point.boot_id) == 36 && strcmp(s.point.boot_id, boot) != 0;
     part->recovery_point = s.point.recovery_point;
     part->log_start = 0;
-    (void)smm_offset_read(s.dir_fd, STI_FILE_LOG_START, &part->log_start);
+    bool told = smm_offset_read(s.dir_fd, STI_FILE_LOG_START, &part->log_start) || s.point.has_log;
+    if (s.point.has_log) { /* under a checksum, which the other file is not */
+        part->log_start = s.point.log_start;
+    }
     int rc = load_segments(part, s.dir_fd, err);
     STI_CRASH_POINT("recover.after_load");
     if (rc == STI_OK) {
@@ -534,17 +610,9 @@ int smm_recover(struct sti_storage_partition *part, struct sti_err *err)
         for (uint32_t i = 0; i < part->seg_count; i++) {
             part->bytes += part->segs[i]->size;
         }
-        int64_t oldest = part->segs[0]->base_offset;
-        part->log_start = part->log_start < oldest ? oldest : part->log_start;
-        if (part->log_start > part->written_end) {
-            /* Also in the file: else what is appended now would lie below the start at the next
-             * open. */
-            part->log_start = part->written_end;
-            int saved = smm_offset_write(s.dir_fd, STI_FILE_LOG_START, part->log_start);
-            rc = saved == 0 ? STI_OK
-                            : sti_err_set(err, smm_errno_status(saved), "%s: start of the log: %s",
-                                          part->name, strerror(saved));
-        }
+        rc = settle_start(&s, told, err);
+    }
+    if (rc == STI_OK) {
         part->first_ms = smm_segment_active(part)->size > 0 ? -1 : 0;
         smm_damage_load(part, s.dir_fd);
         /* Also around damage: what is not synced is not read. */

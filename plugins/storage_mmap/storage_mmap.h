@@ -308,6 +308,7 @@ int smm_roll(struct sti_storage_partition *part, int64_t base_offset, struct sti
 /* ---- truncate.c */
 int smm_truncate(struct sti_storage_partition *part, int64_t offset, struct sti_err *err);
 int smm_trim(struct sti_storage_partition *part, int64_t new_start, struct sti_err *err);
+int smm_start_write(struct sti_storage_partition *part, int64_t start);
 int smm_oldest_segment(struct sti_storage_partition *part, int64_t *end_offset, uint64_t *bytes,
                        int64_t *max_timestamp);
 

@@ -53,26 +53,67 @@ static void retire(struct sti_storage_partition *part, struct smm_segment *seg)
     free(seg);
 }
 
-/* Write down where the log begins from now on. */
-static int move_start(struct sti_storage_partition *part, int64_t new_start, struct sti_err *err)
+/* Have the start on disk: under the checksum of the recovery point, which recovery goes by, and in
+ * a file of its own for whoever looks. @return 0 or an errno */
+int smm_start_write(struct sti_storage_partition *part, int64_t start)
 {
+    struct sti_recovery_point point = {.recovery_point = part->recovery_point};
     int dir_fd = smm_part_dir(part);
-    int rc = dir_fd < 0 ? errno : STI_FAULT("trim.before_start");
-    if (rc == 0) {
-        rc = smm_offset_write(dir_fd, STI_FILE_LOG_START, new_start);
+    if (dir_fd < 0) {
+        return errno;
     }
+    pthread_mutex_lock(&part->side_mu);
+    int rc = smm_checkpoint_write(part, &point, true);
+    pthread_mutex_unlock(&part->side_mu);
+    if (rc == 0) {
+        rc = smm_offset_write(dir_fd, STI_FILE_LOG_START, start);
+    }
+    (void)close(dir_fd);
+    return rc;
+}
+
+/* Room for a small file on a full disk: the indexes of a segment that goes, which can be made anew
+ * should a crash keep it. @return false: no segment goes */
+static bool make_room(struct sti_storage_partition *part, int64_t new_start)
+{
+    char name[SMM_NAME_LEN];
+    pthread_mutex_lock(&part->mu);
+    bool goes = part->seg_count > 1 && part->segs[1]->base_offset <= new_start;
+    int64_t base_offset = part->segs[0]->base_offset;
+    pthread_mutex_unlock(&part->mu);
+    int dir_fd = goes ? smm_part_dir(part) : -1;
     if (dir_fd >= 0) {
+        sti_log_name(name, base_offset, ".index");
+        (void)unlinkat(dir_fd, name, 0);
+        sti_log_name(name, base_offset, ".timeindex");
+        (void)unlinkat(dir_fd, name, 0);
         (void)close(dir_fd);
     }
-    STI_CRASH_POINT("trim.after_start");
-    if (rc != 0 && smm_errno_status(rc) != STI_E_DISK_FULL) {
-        return sti_err_set(err, STI_E_IO, "%s: trim: %s", part->name, strerror(rc));
-    }
-    /* On a full disk the trim goes on, since it is what makes room; a crash before the start could
-     * be written brings back at most the part of one segment. */
+    return goes;
+}
+
+/* The log begins at `new_start` from now on. */
+static int move_start(struct sti_storage_partition *part, int64_t new_start, struct sti_err *err)
+{
     pthread_mutex_lock(&part->mu);
+    int64_t old_start = part->log_start;
     part->log_start = new_start;
     pthread_mutex_unlock(&part->mu);
+    int rc = STI_FAULT("trim.before_start");
+    if (rc == 0) {
+        rc = smm_start_write(part, new_start);
+    }
+    if (rc != 0 && smm_errno_status(rc) == STI_E_DISK_FULL && make_room(part, new_start)) {
+        rc = smm_start_write(part, new_start);
+    }
+    STI_CRASH_POINT("trim.after_start");
+    if (rc != 0) { /* segments that went without it would be missed at the next open */
+        pthread_mutex_lock(&part->mu);
+        part->log_start = old_start;
+        pthread_mutex_unlock(&part->mu);
+        int status = smm_errno_status(rc) == STI_E_DISK_FULL ? STI_E_DISK_FULL : STI_E_IO;
+        return sti_err_set(err, status, "%s: trim: %s", part->name, strerror(rc));
+    }
     return STI_OK;
 }
 

@@ -175,8 +175,13 @@ int sti_recovery_point_format(char *out, size_t size, const struct sti_recovery_
                        point->written_end, point->active_base, point->active_size,
                        point->max_timestamp, point->last_epoch);
     }
-    int n = snprintf(out, size, "1\n%" PRId64 " %s\n%s\n", point->recovery_point,
-                     point->boot_id[0] != '\0' ? point->boot_id : "-", end);
+    char log[64] = "";
+    if (point->has_log) {
+        (void)snprintf(log, sizeof log, "log %" PRId64 " %" PRIu32 "\n", point->log_start,
+                       point->segment_count);
+    }
+    int n = snprintf(out, size, "1\n%" PRId64 " %s\n%s\n%s", point->recovery_point,
+                     point->boot_id[0] != '\0' ? point->boot_id : "-", end, log);
     if (n < 0 || (size_t)n + CHECKSUM_LINE_LEN >= size) {
         return STI_E_INVALID_ARGUMENT;
     }
@@ -224,6 +229,19 @@ static bool take_clean(const char **text, struct sti_recovery_point *out)
     return ok;
 }
 
+/* The line about the log, which texts of the first days do not have. */
+static bool take_log(const char **text, struct sti_recovery_point *out)
+{
+    int64_t count = 0;
+    if (!take_word(text, "log ")) {
+        return true;
+    }
+    out->has_log = take_number(text, ' ', 0, INT64_MAX, &out->log_start) &&
+                   take_number(text, '\n', 0, UINT32_MAX, &count);
+    out->segment_count = (uint32_t)count;
+    return out->has_log;
+}
+
 int sti_recovery_point_parse(const char *text, size_t len, struct sti_recovery_point *out,
                              size_t *pos, struct sti_err *err)
 {
@@ -239,7 +257,7 @@ int sti_recovery_point_parse(const char *text, size_t len, struct sti_recovery_p
                take_boot_id(&next, got.boot_id) &&
                (take_word(&next, "dirty\n") ||
                 (take_word(&next, "clean ") && take_clean(&next, &got))) &&
-               next + CHECKSUM_LINE_LEN == text + len) {
+               take_log(&next, &got) && next + CHECKSUM_LINE_LEN == text + len) {
         *out = got;
         rc = STI_OK;
     }

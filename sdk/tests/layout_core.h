@@ -352,7 +352,7 @@ LAYOUT_FIELD(sti_time_entry, timestamp, 0, 8);
 LAYOUT_FIELD(sti_time_entry, rel_offset, 8, 4);
 LAYOUT_FIELD(sti_time_entry, reserved, 12, 4);
 
-LAYOUT_SIZE(sti_recovery_point, 88);
+LAYOUT_SIZE(sti_recovery_point, 104);
 LAYOUT_FIELD(sti_recovery_point, recovery_point, 0, 8);
 LAYOUT_FIELD(sti_recovery_point, clean, 8, 1);
 LAYOUT_FIELD(sti_recovery_point, written_end, 16, 8);
@@ -361,6 +361,9 @@ LAYOUT_FIELD(sti_recovery_point, max_timestamp, 32, 8);
 LAYOUT_FIELD(sti_recovery_point, active_size, 40, 4);
 LAYOUT_FIELD(sti_recovery_point, last_epoch, 44, 4);
 LAYOUT_FIELD(sti_recovery_point, boot_id, 48, 37);
+LAYOUT_FIELD(sti_recovery_point, has_log, 85, 1);
+LAYOUT_FIELD(sti_recovery_point, segment_count, 88, 4);
+LAYOUT_FIELD(sti_recovery_point, log_start, 96, 8);
 
 LAYOUT_SIZE(sti_epoch_entry, 16);
 LAYOUT_FIELD(sti_epoch_entry, epoch, 0, 4);

@@ -126,6 +126,14 @@ static void recovery_points(void **state)
     assert_int_equal(got.last_epoch, 3);
     assert_true(got.max_timestamp == -1);
     assert_string_equal(got.boot_id, "-");
+    assert_false(got.has_log);
+    point.has_log = true;
+    point.log_start = 46;
+    point.segment_count = 3;
+    n = sti_recovery_point_format(text, sizeof text, &point);
+    assert_non_null(strstr(text, " -1 3\nlog 46 3\n"));
+    assert_int_equal(sti_recovery_point_parse(text, (size_t)n, &got, &pos, NULL), STI_OK);
+    assert_true(got.has_log && got.log_start == 46 && got.segment_count == 3);
     /* Each bit of each byte, and each cut: refused, and nothing is given. */
     for (int i = 0; i < n; i++) {
         for (int bit = 0; bit < 8; bit++) {

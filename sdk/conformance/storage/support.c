@@ -600,7 +600,7 @@ int cs_trim(struct cs_part *p, int64_t new_start)
     struct plain_call call = {.p = p, .in = new_start};
     cs_run(p->cs, &p->strand, trim_run, &call);
     return DOCUMENTED("trim", agree("trim", call.rc, &call.err), STI_E_OFFSET_OUT_OF_RANGE,
-                      STI_E_IO);
+                      STI_E_IO, STI_E_DISK_FULL);
 }
 
 static void oldest_run(void *arg)

@@ -156,6 +156,7 @@ STI_API int sti_meta_parse(const char *text, size_t len, uint8_t topic_id[16], s
 /* recovery-point:      1
  *                      <recovery point> <boot id, or ->
  *                      clean <end> <base> <size> <timestamp> <epoch>      or: dirty
+ *                      log <log start> <segments>                         or nothing
  *                      <CRC-32C of the lines above, 8 hexadecimal digits> */
 struct sti_recovery_point {
     int64_t recovery_point; /* everything below it was synced */
@@ -163,7 +164,10 @@ struct sti_recovery_point {
     int64_t written_end, active_base, max_timestamp;
     uint32_t active_size;
     int32_t last_epoch;
-    char boot_id[37]; /* of the machine when it was written; "-": unknown */
+    char boot_id[37];       /* of the machine when it was written; "-": unknown */
+    bool has_log;           /* the two that follow are said */
+    uint32_t segment_count; /* .log files at an orderly end; else 0 */
+    int64_t log_start;
 };
 STI_API int sti_recovery_point_format(char *out, size_t size,
                                       const struct sti_recovery_point *point);

@@ -263,7 +263,8 @@ struct sti_storage {
     /* Records below `new_start` are no longer wanted: log_start moves there, and segments that end
      * at or below it are retired.
      * @return STI_OK (also when nothing was to do), STI_E_OFFSET_OUT_OF_RANGE (past the written
-     * end), STI_E_IO */
+     * end), STI_E_IO, STI_E_DISK_FULL (nothing changed: not even a few bytes can be written; a trim
+     * that frees a segment is expected to find them) */
     int (*trim)(struct sti_storage_partition *part, int64_t new_start, struct sti_err *err);
     /* For retention: base offset of the second-oldest segment, i.e. where a trim would drop exactly
      * the oldest, with the oldest's bytes and newest timestamp. @return STI_OK, STI_E_NOT_FOUND
