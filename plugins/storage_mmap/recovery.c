@@ -199,13 +199,13 @@ static int cut_tail(struct scan *s, uint32_t i, uint32_t pos, struct sti_err *er
         return sti_err_set(err, STI_E_IO, "%s: cut the tail: %s", part->name, strerror(rc));
     }
     STI_CRASH_POINT("recover.after_cut");
-    bool names = part->seg_count > i + 1;
+    bool names = part->seg_count > i + 1, bytes = pos < seg->size;
     drop_segments(part, i + 1);
     seg->size = seg->write_size = seg->reserved_end = pos;
     part->dir_dirty = true;
-    /* Were the names to come back after another loss of power, what is appended now would meet old
-     * segments. */
-    if (names && fsync(s->dir_fd) != 0) {
+    /* Were names or bytes to come back after another loss of power, they would stand where other
+     * records have been acknowledged meanwhile. */
+    if ((names && fsync(s->dir_fd) != 0) || (bytes && fdatasync(s->fd) != 0)) {
         return sti_err_set(err, STI_E_IO, "%s: cut the tail: %s", part->name, strerror(errno));
     }
     if (lost > 0) {

@@ -49,12 +49,20 @@ class Partition:
         self.seen = []  # the same, of what a consumer was given
         self.commit = False  # is the policy `commit` now, and has been acknowledged as such
         self.time_ms = 0
+        self.checked = None  # when this run of the node was held against the history
+        self.origin = None  # of a copy
 
     def __deepcopy__(self, memo):
         other = Partition(self.topic, self.index)
         other.sent, other.time_ms, other.commit = self.sent, self.time_ms, self.commit  # what was sent stays sent
-        other.acked, other.seen = list(self.acked), list(self.seen)
+        other.acked, other.seen, other.origin = list(self.acked), list(self.seen), self
         return other
+
+    def follow_origin(self, moment):
+        """A copy from before the run: take what the check of the run found, if that was before the moment."""
+        origin = self.origin
+        if origin is not None and origin.checked is not None and origin.checked < moment:
+            self.acked, self.seen, self.commit = origin.acked, origin.seen, origin.commit
 
     def name(self):
         return f"{self.topic}-{self.index}"
@@ -331,7 +339,7 @@ class Checker:
         self.test.assertGreaterEqual(end, floor, f"{where} ({policy}): synced records are gone")
         self.check_loss_is_told(part, log_start, sum(len(b) for _, _, b in batches))
         self.check_lookups(part, batches, rng)
-        part.commit = policy == "commit"
+        part.commit, part.checked = policy == "commit", moment
         part.acked = [a for a in part.acked if a[1] < end and a[3]]
         part.acked += [(moment, base, batch, part.commit) for base, _, batch in batches]
         part.seen = []

@@ -181,7 +181,7 @@ class NthCall(Case):
         base = self.base()
         reached = 0
         for call, error in calls:
-            for place in self.PLACES:
+            for place in self.PLACES[:1] if call == "advise" else self.PLACES:
                 for n in self.counts(base, call, error, place):
                     hit, errors = self.once(base, call, error, place, n)
                     if not hit:
@@ -199,6 +199,9 @@ class NthCall(Case):
 
     def test_a_failed_call_costs_its_partition_only(self):
         def check(call, place, errors):
+            if call == "advise":  # has no path: any one reader may be hit
+                self.assertLessEqual(sum(map(len, errors.values())), 1)
+                return
             for name in ("other", "r"):
                 self.assertEqual(errors[name], [], f"{name} is not concerned")
 

@@ -137,6 +137,9 @@ class Chain:
 
     def live(self, number):
         life = Life(self, number)
+        for topic in self.history.topics():
+            for part in topic["partitions"].values():
+                part.checked = None
         before = copy.deepcopy({"state": self.history.state, "ops": self.history.ops})
         how, records = life.run()
         disk, wrong = powerloss.settle(records, self.tree, self.node.data_dir)
@@ -153,6 +156,9 @@ class Chain:
         time_ns = records[at].time_ns if at < len(records) else now()
         if time_ns < life.checked:
             self.history.state, self.history.ops = before["state"], before["ops"] + self.history.life
+            for topic in self.history.topics():
+                for part in topic["partitions"].values():
+                    part.follow_origin(time_ns)
         self.history.life = []
         self.history.cut(time_ns)
         self.image, self.floor = {"now": disk.now(), "crash": self.tree}, disk.least()
