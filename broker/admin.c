@@ -153,6 +153,7 @@ void brk_change_settled(struct brk_topic *topic, struct brk_change *waiting, boo
         change->command = topic->deleted ? cat_encode_purged(topic->id, &len)
                                          : cat_encode_created(topic->id, partitions, &len);
         change->proposal = (struct sti_proposal){.struct_size = sizeof change->proposal,
+                                                 .flags = STI_PROPOSAL_FREES_SPACE, /* or tiny */
                                                  .command = change->command,
                                                  .len = len,
                                                  .done = mark_done};
@@ -372,9 +373,12 @@ static void call_clear(struct sti_topic_change *call)
     sti_err_clear(&call->err);
 }
 
+/* What a change does to the disk: one that adds nothing may use what is kept for a full one. */
+enum change_kind { CHANGE_ADDS, CHANGE_SETTINGS, CHANGE_DELETES };
+
 /* Propose an encoded command; the change owns it from here on. */
 static int change_propose(struct broker *broker, struct sti_topic_change *call,
-                          const uint8_t id[16], uint8_t *command, size_t len, bool deletion,
+                          const uint8_t id[16], uint8_t *command, size_t len, enum change_kind kind,
                           struct sti_err *err)
 {
     struct brk_change *change = command == NULL ? NULL : calloc(1, sizeof *change);
@@ -385,13 +389,15 @@ static int change_propose(struct broker *broker, struct sti_topic_change *call,
     change->broker = broker;
     change->call = call;
     change->command = command;
-    change->deletion = deletion;
+    change->deletion = kind == CHANGE_DELETES;
     memcpy(change->id, id, sizeof change->id);
-    change->proposal = (struct sti_proposal){.struct_size = sizeof change->proposal,
-                                             .command = command,
-                                             .len = len,
-                                             .done = deletion ? deletion_done : change_done};
-    if (deletion) {
+    change->proposal =
+        (struct sti_proposal){.struct_size = sizeof change->proposal,
+                              .flags = kind == CHANGE_ADDS ? 0 : STI_PROPOSAL_FREES_SPACE,
+                              .command = command,
+                              .len = len,
+                              .done = change->deletion ? deletion_done : change_done};
+    if (change->deletion) {
         pthread_mutex_lock(&broker->admin_mu);
         change->next = broker->deletions;
         broker->deletions = change;
@@ -504,7 +510,7 @@ int brk_create_topic(void *self, struct sti_topic_change *call, struct sti_err *
                                     .settings = settings,
                                     .setting_count = count};
         uint8_t *command = cat_encode_create(&create, &len);
-        rc = change_propose(broker, call, id, command, len, false, &why);
+        rc = change_propose(broker, call, id, command, len, CHANGE_ADDS, &why);
     }
     free(settings);
     return call_end(call, rc, &why);
@@ -602,7 +608,8 @@ int brk_alter_topic(void *self, struct sti_topic_change *call, struct sti_err *e
         uint8_t *command =
             cat_encode_alter(id, call->partitions == -1 ? 0 : call->partitions, more,
                              broker->host->node->node_id, settings, call->config_count, &len);
-        rc = change_propose(broker, call, id, command, len, false, &why);
+        rc = change_propose(broker, call, id, command, len,
+                            more > 0 ? CHANGE_ADDS : CHANGE_SETTINGS, &why);
     }
     free(settings);
     return call_end(call, rc, &why);
@@ -634,7 +641,7 @@ int brk_delete_topic(void *self, struct sti_topic_change *call, struct sti_err *
     } else if (rc == STI_OK) {
         size_t len = 0;
         uint8_t *command = cat_encode_delete(id, &len);
-        rc = change_propose(broker, call, id, command, len, true, &why);
+        rc = change_propose(broker, call, id, command, len, CHANGE_DELETES, &why);
     }
     return call_end(call, rc, &why);
 }

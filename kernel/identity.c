@@ -85,7 +85,7 @@ static int take_lock(const char *data_dir, int dir_fd, int *lock_fd, struct sti_
         int cause = errno;
         ssize_t len = pread(fd, pid, sizeof pid - 1, 0);
         pid[len > 0 ? (size_t)len : 0] = '\0';
-        pid[strcspn(pid, "\n")] = '\0';
+        pid[strcspn(pid, " \n")] = '\0';
         (void)close(fd);
         if (cause != EWOULDBLOCK) {
             return sti_err_set(err, STI_E_IO, "data folder %s: cannot lock it: %s", data_dir,
@@ -96,8 +96,11 @@ static int take_lock(const char *data_dir, int dir_fd, int *lock_fd, struct sti_
                            "another node.data_dir",
                            data_dir, pid[0] == '\0' ? "(unknown)" : pid);
     }
-    int len = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
-    if (ftruncate(fd, 0) != 0 || pwrite(fd, pid, (size_t)len, 0) != len) {
+    /* The lock is what counts; the number is for whoever finds it taken. It is written over the old
+     * one, in place and padded, since a full disk may have no block for it once that is given up.
+     */
+    int len = snprintf(pid, sizeof pid, "%-20ld\n", (long)getpid());
+    if (pwrite(fd, pid, (size_t)len, 0) != len && errno != ENOSPC && errno != EDQUOT) {
         int cause = errno;
         (void)close(fd);
         return sti_err_set(err, STI_E_IO, "data folder %s: cannot write its file lock: %s",

@@ -126,7 +126,9 @@ static void report_log(struct mdl_engine *engine)
     if (low != engine->disk_low) {
         engine->disk_low = low;
         host->health(host->ctx, "disk", low ? STI_HEALTH_DEGRADED : STI_HEALTH_OK,
-                     low ? "the disk is full: cluster commands use up the reserved space" : "");
+                     low ? "the disk is full: only cluster commands that free space are taken, in "
+                           "space that is reserved for them"
+                         : "");
     }
 }
 
@@ -318,6 +320,35 @@ static void group_refuse(struct mdl_engine *engine, size_t from, size_t count, i
     }
 }
 
+/* While the disk is full, what is left of the reserve is for commands that free space: refuse the
+ * others. @return how many stay, at the front of the group */
+static size_t group_spare(struct mdl_engine *engine, size_t count)
+{
+    size_t kept = 0;
+    struct sti_err err;
+    if (!engine->broken) {
+        mdl_log_reserve(&engine->store.log);
+    }
+    if (!engine->store.log.low) {
+        return count;
+    }
+    sti_err_set(&err, STI_E_DISK_FULL,
+                "%s: the disk is full; what is left of the reserve is kept for commands that free "
+                "space",
+                engine->host->instance);
+    for (size_t i = 0; i < count; i++) {
+        struct sti_proposal *proposal = engine->group[i];
+        if ((proposal->flags & STI_PROPOSAL_FREES_SPACE) != 0) {
+            engine->group[kept] = proposal;
+            engine->commands[kept++] = engine->commands[i];
+        } else {
+            sti_metric_add(engine->metrics.refused, 1);
+            proposal->done(proposal, STI_E_DISK_FULL, &err);
+        }
+    }
+    return kept;
+}
+
 /* The proposals [from, from + count) of the group are durable: apply and answer each, in order. */
 static void group_apply(struct mdl_engine *engine, size_t from, size_t count, uint64_t first_index)
 {
@@ -379,7 +410,7 @@ static void commit_run(struct sti_task *task)
     struct mdl_engine *engine =
         (struct mdl_engine *)(void *)((char *)task - offsetof(struct mdl_engine, commit_task));
     const struct sti_host *host = engine->host;
-    size_t count = group_take(engine);
+    size_t count = group_spare(engine, group_take(engine));
     if (count > 0 && group_commit(engine, 0, count, count > 1) == STI_E_DISK_FULL && count > 1) {
         /* Together they do not fit; some may by themselves. */
         for (size_t i = 0; i < count; i++) {

@@ -13,7 +13,10 @@
 #include "file.h"
 #include "streamit/fault.h"
 
-enum { SCAN_BLOCK = 64 * 1024 };
+enum {
+    SCAN_BLOCK = 64 * 1024,
+    RESERVE_SLACK = 8192 /* what a file system may count for itself among a file's blocks */
+};
 
 void mdl_log_name(char name[32], uint64_t base)
 {
@@ -54,22 +57,37 @@ static int frame_room(struct mdl_log *log, size_t len, struct sti_err *err)
     return STI_OK;
 }
 
-/* Keep space allocated ahead of the end. A file system that cannot reserve is served without; a
- * full one is remembered in `low`, and asked again with the next append. */
-static void log_reserve(struct mdl_log *log)
+/* A file system that cannot reserve is served without; on a full one as much is kept as there is,
+ * which is remembered in `low`. */
+void mdl_log_reserve(struct mdl_log *log)
 {
     uint64_t ahead = log->reserved_pos > log->pos ? log->reserved_pos - log->pos : 0;
+    log->low = false;
     if (ahead > log->reserve_bytes / 2) {
-        log->low = false;
         return;
     }
-    uint64_t want = log->pos + log->reserve_bytes;
-    if (fallocate(log->fd, FALLOC_FL_KEEP_SIZE, (off_t)log->pos, (off_t)log->reserve_bytes) == 0) {
-        log->reserved_pos = want;
-        log->low = false;
-    } else {
-        log->low = mdl_status_of(errno) == STI_E_DISK_FULL;
+    for (uint64_t len = log->reserve_bytes; len > ahead && len >= MDL_SECTOR; len /= 2) {
+        if (fallocate(log->fd, FALLOC_FL_KEEP_SIZE, (off_t)log->pos, (off_t)len) == 0) {
+            log->reserved_pos = log->pos + len;
+            return;
+        }
+        if (mdl_status_of(errno) != STI_E_DISK_FULL) {
+            return;
+        }
+        log->low = true;
     }
+}
+
+/* Is there room for a frame of `len` bytes? Asked before it is written, since a frame that fits
+ * only in part has to be cut off again, and the reserve behind it with it.
+ * @return 0, or the errno of a full disk */
+static int log_room(struct mdl_log *log, uint64_t len)
+{
+    if (log->pos + len <= log->reserved_pos ||
+        fallocate(log->fd, FALLOC_FL_KEEP_SIZE, (off_t)log->pos, (off_t)len) == 0) {
+        return 0;
+    }
+    return mdl_status_of(errno) == STI_E_DISK_FULL ? errno : 0; /* else the write will tell */
 }
 
 static int log_init(struct mdl_log *log, const char *dir_path, uint64_t base,
@@ -119,7 +137,7 @@ int mdl_log_create(struct mdl_log *log, int dir_fd, const char *dir_path, uint64
     }
     if (error == 0) {
         what = "syncing it";
-        log_reserve(log);
+        mdl_log_reserve(log);
         error = STI_FAULT("metadata.log.before_sync");
     }
     if (error == 0) {
@@ -334,6 +352,15 @@ int mdl_log_replay(struct mdl_log *log, uint64_t after, mdl_visit_fn *visit, voi
     }
 }
 
+/* How far the file is allocated, at least: a life before may have reserved space, which is there
+ * also when the disk is full by now. Nothing but zeros stands in it, since the size ends at pos. */
+static uint64_t reserve_found(const struct mdl_log *log)
+{
+    struct stat st;
+    uint64_t blocks = fstat(log->fd, &st) == 0 ? (uint64_t)st.st_blocks * 512u : 0;
+    return blocks > log->pos + RESERVE_SLACK ? blocks - RESERVE_SLACK : log->pos;
+}
+
 int mdl_log_finish_tail(struct mdl_log *log, struct sti_err *err)
 {
     struct stat st;
@@ -346,8 +373,8 @@ int mdl_log_finish_tail(struct mdl_log *log, struct sti_err *err)
         return log_error(log, err, "cutting its tail", errno);
     }
     STI_CRASH_POINT("metadata.tail.after_cut");
-    log->reserved_pos = log->pos;
-    log_reserve(log);
+    log->reserved_pos = reserve_found(log);
+    mdl_log_reserve(log);
     if (log->last_pos > 0) {
         struct sti_command_frame header;
         int state;
@@ -417,8 +444,12 @@ int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size
         return rc;
     }
     size_t padded = frame_build(log, commands, count, len);
-    log_reserve(log);
-    int error = STI_FAULT("metadata.append.before_write");
+    mdl_log_reserve(log);
+    int error = log_room(log, padded);
+    if (error != 0) {
+        return log_error(log, err, "appending to it", error); /* nothing was written */
+    }
+    error = STI_FAULT("metadata.append.before_write");
     if (error == 0) {
         error = append_frame(log, padded);
     }
@@ -432,7 +463,7 @@ int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size
             return rc;
         }
         log->reserved_pos = log->pos;
-        log_reserve(log);
+        mdl_log_reserve(log);
         return rc;
     }
     error = STI_FAULT("metadata.append.before_sync");
@@ -452,13 +483,18 @@ int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size
     return STI_OK;
 }
 
+void mdl_log_give_back(struct mdl_log *log)
+{
+    if (log->fd >= 0 && log->ready) {
+        /* Frees what is allocated behind the end; a failure costs space, nothing else. */
+        (void)!ftruncate(log->fd, (off_t)log->pos);
+        log->reserved_pos = log->pos;
+    }
+}
+
 void mdl_log_close(struct mdl_log *log)
 {
     if (log->fd >= 0) {
-        if (log->ready) {
-            /* Frees what is allocated behind the end; a failure costs space, nothing else. */
-            (void)!ftruncate(log->fd, (off_t)log->pos);
-        }
         (void)close(log->fd);
     }
     free(log->path);

@@ -6,7 +6,8 @@
  * was synced, so only the last frame of the last file can ever be unfinished.
  *
  * Space is reserved ahead of the end (fallocate, keeping the size), so that a command can still be
- * committed on a full disk. A log belongs to one thread at a time.
+ * committed on a full disk. It stays reserved when the log is closed, and when the process dies, so
+ * that a start on a full disk finds it. A log belongs to one thread at a time.
  */
 #ifndef MDL_LOG_H
 #define MDL_LOG_H
@@ -83,8 +84,12 @@ int mdl_log_finish_tail(struct mdl_log *log, struct sti_err *err);
  * @return STI_OK, STI_E_DISK_FULL (nothing changed unless *uncertain), STI_E_IO, STI_E_NO_MEMORY */
 int mdl_log_append(struct mdl_log *log, const struct mdl_command *commands, size_t count,
                    bool *uncertain, struct sti_err *err);
-/* Close. A log that is ready gives its reserved space back; any other is left byte for byte as it
- * is, since what lies behind its position may be wanted yet. Safe on a log that is not open. */
+/* See that space is reserved ahead of the end; mdl_log_append does so by itself. */
+void mdl_log_reserve(struct mdl_log *log);
+/* Give reserved space back: another log follows. Nothing on a log that is not ready, since what
+ * lies behind its position may be wanted yet. */
+void mdl_log_give_back(struct mdl_log *log);
+/* Close, and leave the file byte for byte as it is. Safe on a log that is not open. */
 void mdl_log_close(struct mdl_log *log);
 /* "log-<20 digits>" */
 void mdl_log_name(char name[32], uint64_t base);

@@ -235,8 +235,10 @@ static int store_new_log(struct mdl_store *store, uint64_t base, bool *uncertain
                             err);
     STI_CRASH_POINT("metadata.log.before_switch");
     if (rc == STI_OK) {
+        mdl_log_give_back(&store->log);
         mdl_log_close(&store->log);
         store->log = log;
+        mdl_log_reserve(&store->log); /* what the old one held may have been lacking */
     }
     return rc;
 }

@@ -369,9 +369,10 @@ LAYOUT_FIELD(sti_metadata_fsm, snapshot, 16, 8);
 LAYOUT_FIELD(sti_metadata_fsm, restore, 24, 8);
 LAYOUT_FIELD(sti_metadata_fsm, leadership, 32, 8);
 
+LAYOUT_VALUE(STI_PROPOSAL_FREES_SPACE, 1);
 LAYOUT_SIZE(sti_proposal, 40);
 LAYOUT_FIELD(sti_proposal, struct_size, 0, 4);
-LAYOUT_FIELD(sti_proposal, reserved, 4, 4);
+LAYOUT_FIELD(sti_proposal, flags, 4, 4);
 LAYOUT_FIELD(sti_proposal, command, 8, 8);
 LAYOUT_FIELD(sti_proposal, len, 16, 8);
 LAYOUT_FIELD(sti_proposal, done, 24, 8);

@@ -9,9 +9,11 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "engine.h"
 #include "faults.h"
@@ -97,16 +99,22 @@ static void on_done(struct sti_proposal *proposal, int status, const struct sti_
     sem_post(&call->answered);
 }
 
-static int propose(struct call *call, uint32_t value)
+static int propose_with(struct call *call, uint32_t value, uint32_t flags)
 {
     memset(call, 0, sizeof *call);
     sem_init(&call->answered, 0, 0);
     mdl_put32(call->bytes, value);
     call->proposal = (struct sti_proposal){.struct_size = sizeof(struct sti_proposal),
+                                           .flags = flags,
                                            .command = call->bytes,
                                            .len = sizeof call->bytes,
                                            .done = on_done};
     return mdl_engine_propose(fx.engine, &call->proposal, &call->err);
+}
+
+static int propose(struct call *call, uint32_t value)
+{
+    return propose_with(call, value, 0);
 }
 
 static int await(struct call *call)
@@ -123,6 +131,24 @@ static int commit(uint32_t value)
     struct call call;
     int rc = propose(&call, value);
     return rc == STI_OK ? await(&call) : rc;
+}
+
+/* Commit a command that frees space. */
+static int commit_freeing(uint32_t value)
+{
+    struct call call;
+    int rc = propose_with(&call, value, STI_PROPOSAL_FREES_SPACE);
+    return rc == STI_OK ? await(&call) : rc;
+}
+
+/* Bytes that are allocated for the log of that base, written or reserved. */
+static uint64_t allocated(unsigned base)
+{
+    char path[512];
+    struct stat st;
+    (void)snprintf(path, sizeof path, "%s/metadata_local/log-%020u", fx.dir, base);
+    assert_int_equal(stat(path, &st), 0);
+    return (uint64_t)st.st_blocks * 512u;
 }
 
 static void test_commit_and_restart(void **state)
@@ -431,17 +457,90 @@ static void test_full_disk_changes_nothing(void **state)
     assert_int_equal(fx.model.values[1], 3);
 }
 
+/* Half of the reserve is for everybody; the other half is kept for commands that free space, and a
+ * refused command takes nothing of it. */
 static void test_reserved_space_is_used_when_full(void **state)
 {
     (void)state;
+    struct call call;
+    uint32_t committed = 0, all = 64 * 1024 / MDL_SECTOR;
     begin();
     fault_set(FAULT_FALLOCATE, 1, -1, ENOSPC);
-    unsigned committed = 0;
-    while (committed < 100) {
-        assert_int_equal(commit(committed + 1), STI_OK);
+    while (committed < all && commit(committed + 1) == STI_OK) {
         committed++;
     }
-    assert_int_equal(fx.model.count, 100);
+    assert_int_equal(committed, all / 2);
+    assert_int_equal(propose(&call, 7), STI_OK);
+    assert_int_equal(await(&call), STI_E_DISK_FULL);
+    assert_string_equal(call.err.msg,
+                        "metadata_local: the disk is full; what is left of the reserve is kept for "
+                        "commands that free space");
+    for (; committed < all; committed++) {
+        assert_int_equal(commit_freeing(committed + 1), STI_OK);
+        assert_int_equal(commit(7), STI_E_DISK_FULL);
+    }
+    assert_int_equal(commit_freeing(7), STI_E_DISK_FULL);
+    assert_int_equal(fx.model.count, all);
+    fault_reset();
+    assert_int_equal(commit(committed + 1), STI_OK);
+    end();
+    begin();
+    assert_int_equal(fx.model.count, all + 1);
+    for (uint32_t i = 0; i <= all; i++) {
+        assert_int_equal(fx.model.values[i], i + 1);
+    }
+}
+
+/* In one group: those that free space are committed, the others refused, each by itself. */
+static void test_a_full_disk_parts_a_group(void **state)
+{
+    (void)state;
+    struct call calls[40];
+    begin();
+    fault_set(FAULT_FALLOCATE, 1, -1, ENOSPC);
+    for (uint32_t i = 0; i < 64 * 1024 / MDL_SECTOR / 2; i++) {
+        assert_int_equal(commit(1), STI_OK);
+    }
+    size_t before = fx.model.count;
+    for (uint32_t i = 0; i < 40; i++) {
+        assert_int_equal(propose_with(&calls[i], i, i % 2 == 0 ? STI_PROPOSAL_FREES_SPACE : 0),
+                         STI_OK);
+    }
+    for (uint32_t i = 0; i < 40; i++) {
+        assert_int_equal(await(&calls[i]), i % 2 == 0 ? STI_OK : STI_E_DISK_FULL);
+    }
+    assert_int_equal(fx.model.count, before + 20);
+    for (uint32_t i = 0; i < 20; i++) {
+        assert_int_equal(fx.model.values[before + i], 2 * i);
+    }
+}
+
+/* A stop keeps the reserve, and a start finds it although nothing can be reserved any more; a log
+ * that another one follows gives its own back. */
+static void test_the_reserve_outlives_a_stop(void **state)
+{
+    (void)state;
+    fx.conf.snapshot_log_commands = 30;
+    begin();
+    assert_int_equal(commit(1), STI_OK);
+    end();
+    assert_true(allocated(0) >= 64 * 1024);
+    fault_set(FAULT_FALLOCATE, 1, -1, ENOSPC);
+    begin();
+    for (uint32_t i = 2; i <= 25; i++) {
+        assert_int_equal(commit_freeing(i), STI_OK);
+    }
+    end();
+    assert_true(allocated(0) >= 64 * 1024);
+    fault_reset();
+    begin();
+    for (uint32_t i = 26; i <= 31; i++) {
+        assert_int_equal(commit(i), STI_OK);
+    }
+    end();
+    assert_int_equal(fx.model.count, 31);
+    assert_true(allocated(0) < 40 * MDL_SECTOR);
+    assert_true(allocated(30) >= 64 * 1024);
 }
 
 /* A real limit of the system instead of a fault: files may not grow past 128 KB. */
@@ -534,6 +633,8 @@ int main(void)
                                        TEST(test_failed_sync_refuses_those_that_wait),
                                        TEST(test_full_disk_changes_nothing),
                                        TEST(test_reserved_space_is_used_when_full),
+                                       TEST(test_a_full_disk_parts_a_group),
+                                       TEST(test_the_reserve_outlives_a_stop),
                                        TEST(test_file_size_limit),
                                        TEST(test_group_that_does_not_fit_is_split),
                                        TEST(test_damage_at_open)};

@@ -62,10 +62,14 @@ struct sti_metadata_fsm {
     void (*leadership)(void *ctx, bool leader, uint64_t term);
 };
 
+/* The command frees space, or says that it was freed: it may use what the plugin keeps in reserve
+ * for a full disk. Others are refused with STI_E_DISK_FULL rather than let them use that up. */
+#define STI_PROPOSAL_FREES_SPACE 0x1u
+
 /* A command to commit. Caller's memory until done. */
 struct sti_proposal {
     uint32_t struct_size;
-    uint32_t reserved;
+    uint32_t flags;      /* STI_PROPOSAL_* */
     const void *command; /* borrowed until done */
     uint64_t len;        /* 1 .. STI_METADATA_COMMAND_MAX */
     /* status: what apply returned; or STI_E_NOT_CONTROLLER, STI_E_DISK_FULL, STI_E_UNAVAILABLE
