@@ -87,6 +87,7 @@ class Node:
         self.sets = list(sets)
         self.ports = ports
         self.prefix = []  # what stands before the daemon's own command line
+        self.daemon = DAEMON
         self.process = None
         self.listeners = {}
         self.ready_event = {}
@@ -99,7 +100,7 @@ class Node:
         sets = [f"node.data_dir={self.data_dir}"]
         if self.ports:
             sets += ["plugins.transport_grpc.port=0", "plugins.metrics_prom.port=0"]
-        out = [*self.prefix, DAEMON, "--config", self.config]
+        out = [*self.prefix, self.daemon, "--config", self.config]
         for item in sets + self.sets:
             out += ["--set", item]
         return out
