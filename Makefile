@@ -10,6 +10,8 @@ JOBS      ?= $(shell nproc 2>/dev/null || echo 2)
 TEST_JOBS ?= $(JOBS)
 # Extra arguments for cmake, e.g. CMAKE_ARGS=-DSTREAMIT_ASAN=ON (give BUILD a folder of its own then).
 CMAKE_ARGS ?=
+# Seconds of each fuzzer.
+FUZZ_S    ?= 60
 # Extra arguments for ctest, e.g. CTEST_ARGS='-R roundtrip'.
 CTEST_ARGS ?=
 
@@ -18,7 +20,7 @@ LISTS := $(shell find CMakeLists.txt cmake sdk kernel proto broker plugins daemo
            \( -name CMakeLists.txt -o -name '*.cmake' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-faults run test test-full demo bench lint format install clean deps-build deps-test deps-lint
+.PHONY: help build build-faults run test test-full fuzz demo bench lint format install clean deps-build deps-test deps-lint
 
 help: ## this list
 	@echo "StreamIt: make TARGET"
@@ -41,6 +43,12 @@ test: deps-test build build-faults ## install, build, run every quick test
 test-full: deps-test build build-faults ## everything, with the long loops and the large files
 	@STREAMIT_TEST_FULL=1 ctest --test-dir $(BUILD) -LE '^bench$$' -j $(TEST_JOBS) --output-on-failure $(CTEST_ARGS)
 
+# clang and libFuzzer, with AddressSanitizer and UBSan, into a folder of its own.
+fuzz: deps-build deps-lint ## the fuzzers, FUZZ_S=60 seconds each, two at a time, into build-fuzz/
+	@test -e build-fuzz/build.ninja || CC=clang cmake -S . -B build-fuzz -G Ninja -DSTREAMIT_FUZZ=ON > /dev/null
+	@ninja -C build-fuzz -j $(JOBS) fuzzers
+	@tests/fuzz/run.sh build-fuzz $(FUZZ_S)
+
 demo: build ## one node: produce a real file, kill -9, restart, consume, compare
 	@tools/demo.sh $(BUILD)
 
@@ -56,8 +64,8 @@ format: deps-lint ## rewrite C files in the project's format
 install: build ## install to DESTDIR and PREFIX (/usr/local)
 	@DESTDIR='$(DESTDIR)' cmake --install $(BUILD) --prefix '$(PREFIX)'
 
-clean: ## remove build/ and build-faults/
-	rm -rf $(BUILD) $(FAULTS)
+clean: ## remove build/, build-faults/ and build-fuzz/
+	rm -rf $(BUILD) $(FAULTS) build-fuzz
 
 deps-build:
 	@tools/install-deps.sh build

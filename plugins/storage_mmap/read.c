@@ -603,6 +603,15 @@ static int read_one(struct sti_storage_partition *part, struct sti_storage_read 
     if (rc == STI_OK) {
         rc = view_extent(part, &view, end, op->max_bytes - op->bytes, first, &extent, err);
     }
+    if (rc == STI_OK && extent.to == extent.from && view.cursor_hit && first) {
+        /* The cursor stands before bad bytes that hold no offset: what is wanted lies behind. */
+        rc = view_locate(part, &view, *offset, &extent.from, &header, err);
+        if (rc == STI_OK) {
+            extent.base_offset = header.base_offset;
+            extent.checked = true;
+            rc = view_extent(part, &view, end, op->max_bytes - op->bytes, first, &extent, err);
+        }
+    }
     if (rc == STI_OK && extent.to > extent.from) {
         int64_t from_offset = *offset;
         struct view copy = view;
