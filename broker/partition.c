@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "broker/internal.h"
+#include "streamit/log_files.h"
 
 /* ---- references ---------------------------------------------------------------------------- */
 
@@ -245,24 +246,43 @@ static struct brk_produce_row *queue_take(struct brk_partition *part, uint32_t *
     return first;
 }
 
-/* The lines of a checkpoint behind its version and its count, cut off after the last whole one.
- * @return their number, with the epoch of the last; 0: there are none */
-static unsigned checkpoint_lines(char *text, const char **lines, long *last_epoch)
+/* The checkpoint with one more epoch that begins at the end of the log. Entries that begin behind
+ * the end are left out: a loss of power has taken what they stood for. One that makes no sense
+ * begins anew: it is written before the log of its epoch, and never looked at but beside the log.
+ * @return the text, malloc'ed, with *len 0 when the epoch was noted already; NULL: no memory */
+static char *epochs_with(const struct brk_partition *part, const char *old, size_t old_len,
+                         size_t *len)
 {
-    unsigned count = 0;
-    char *at = strncmp(text, "0\n", 2) == 0 ? strchr(text + 2, '\n') : NULL;
-    *lines = "";
-    if (at == NULL) {
-        return 0;
+    struct sti_epoch_entry entry;
+    size_t at = 0, lines_len = 0;
+    uint32_t count = 0;
+    bool noted = false, dropped = false;
+    int rc;
+    *len = 0;
+    char *lines = malloc(old_len + 1), *text = NULL;
+    if (lines == NULL) {
+        return NULL;
     }
-    *lines = ++at;
-    for (char *end = strchr(at, '\n'); end != NULL; end = strchr(at, '\n')) {
-        *last_epoch = strtol(at, NULL, 10);
-        at = end + 1;
+    while ((rc = sti_epochs_next(old, old_len, &at, &entry, NULL)) == STI_OK) {
+        int n = snprintf(lines + lines_len, old_len + 1 - lines_len, "%d %lld\n", entry.epoch,
+                         (long long)entry.start_offset);
+        if (entry.start_offset > part->next_offset || n < 0 || (size_t)n > old_len - lines_len) {
+            dropped = true;
+            continue;
+        }
+        lines_len += (size_t)n;
         count++;
+        noted = entry.epoch >= part->leader_epoch;
     }
-    *at = '\0';
-    return count;
+    lines[rc == STI_E_END ? lines_len : 0] = '\0';
+    count = rc == STI_E_END ? count : 0;
+    noted = noted && rc == STI_E_END;
+    int n = noted ? asprintf(&text, "0\n%u\n%s", count, lines)
+                  : asprintf(&text, "0\n%u\n%s%d %lld\n", count + 1, lines, part->leader_epoch,
+                             (long long)part->next_offset);
+    free(lines);
+    *len = n < 0 || (noted && !dropped) ? 0 : (size_t)n;
+    return n < 0 ? NULL : text;
 }
 
 /* The epochs of a log and where each began, in the layout of Kafka's checkpoint file, beside the
@@ -271,30 +291,21 @@ static unsigned checkpoint_lines(char *text, const char **lines, long *last_epoc
 static int epoch_checkpoint(struct brk_partition *part, struct sti_err *err)
 {
     const struct sti_storage *vt = sti_storage_of(&part->storage);
-    static const char name[] = "leader-epoch-checkpoint";
-    const char *lines = "";
     void *old = NULL;
-    size_t old_len = 0;
-    long last_epoch = -1;
+    size_t old_len = 0, len = 0;
     if ((vt->iface.caps & STI_STORAGE_BLOBS) == 0 || part->stored_epoch >= part->leader_epoch) {
         return STI_OK;
     }
-    int rc = vt->blob_get(part->store, name, &old, &old_len, err);
+    int rc = vt->blob_get(part->store, STI_FILE_EPOCHS, &old, &old_len, err);
     if (rc != STI_OK && rc != STI_E_NOT_FOUND) {
         return rc;
     }
-    char *before = rc == STI_OK ? strndup(old, old_len) : strdup(""), *text = NULL;
-    unsigned count = before == NULL ? 0 : checkpoint_lines(before, &lines, &last_epoch);
-    int len = before == NULL ? -1
-                             : asprintf(&text, "0\n%u\n%s%d %lld\n", count + 1, lines,
-                                        part->leader_epoch, (long long)part->next_offset);
-    if (len < 0) {
-        text = NULL;
+    char *before = rc == STI_OK ? strndup(old, old_len) : strdup("");
+    char *text = before == NULL ? NULL : epochs_with(part, before, strlen(before), &len);
+    if (text == NULL) {
         rc = sti_err_set(err, STI_E_NO_MEMORY, "%s-%d: out of memory", part->topic, part->index);
-    } else if (last_epoch >= part->leader_epoch) {
-        rc = STI_OK;
     } else {
-        rc = vt->blob_put(part->store, name, text, (size_t)len, err);
+        rc = len == 0 ? STI_OK : vt->blob_put(part->store, STI_FILE_EPOCHS, text, len, err);
     }
     if (rc == STI_OK) {
         part->stored_epoch = part->leader_epoch;

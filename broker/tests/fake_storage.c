@@ -781,6 +781,18 @@ int64_t fs_check_dense(struct fake_storage *fs, const char *topic, int32_t parti
     return at;
 }
 
+void fs_blob_set(struct fake_storage *fs, const char *topic, int32_t partition, const char *text)
+{
+    pthread_mutex_lock(&fs->mu);
+    struct fs_log *log = log_find(fs, topic, partition);
+    assert_non_null(log);
+    free(log->blob);
+    log->blob = strdup(text);
+    assert_non_null(log->blob);
+    log->blob_len = strlen(text);
+    pthread_mutex_unlock(&fs->mu);
+}
+
 char *fs_blob(struct fake_storage *fs, const char *topic, int32_t partition)
 {
     pthread_mutex_lock(&fs->mu);

@@ -78,6 +78,7 @@ bool fs_has(struct fake_storage *fs, const char *topic, int32_t partition);
 int64_t fs_check_dense(struct fake_storage *fs, const char *topic, int32_t partition);
 /* A copy of a blob, NULL without; the caller frees. */
 char *fs_blob(struct fake_storage *fs, const char *topic, int32_t partition);
+void fs_blob_set(struct fake_storage *fs, const char *topic, int32_t partition, const char *text);
 
 /* ---- metadata ------------------------------------------------------------------------------- */
 

@@ -59,6 +59,19 @@ void smm_flush_appended(struct sti_storage_partition *part)
     }
 }
 
+/* What a crash has left unsynced is synced as the policy has it, also if nothing is appended. */
+void smm_flush_opened(struct sti_storage_partition *part)
+{
+    pthread_mutex_lock(&part->mu);
+    if (!part->damaged && part->synced_end < part->written_end) {
+        want_locked(part, smm_segment_active(part)->base_offset);
+        if (part->settings.flush_policy != STI_FLUSH_ONROLL) {
+            smm_flush_appended(part);
+        }
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
 /* The timer of the interval policy. */
 void smm_flush_tick(struct smm_job *job)
 {
@@ -239,6 +252,43 @@ void smm_flush_answer(struct smm_waiter *waiters, int status, int64_t synced_end
         free(waiters);
         waiters = next;
     }
+}
+
+/* With the policy commit: keep what is written and not synced within one group, so that recovery
+ * can tell an unfinished group from damage. Syncs on the spot when `more` bytes would pass it.
+ * @return STI_OK; STI_E_IO (the caller poisons); STI_E_RESOURCE_EXHAUSTED, STI_E_NO_MEMORY (nothing
+ * has changed)
+ * @thread the writer's, before it writes; no lock is held */
+int smm_flush_group(struct sti_storage_partition *part, uint64_t more, struct sti_err *err)
+{
+    uint64_t unsynced = 0, most = (uint64_t)part->store->conf->flush_group_bytes_max;
+    pthread_mutex_lock(&part->mu);
+    bool applies = part->settings.flush_policy == STI_FLUSH_COMMIT && !part->poisoned;
+    for (uint32_t i = smm_segment_find(part, part->synced_end); applies && i < part->seg_count;
+         i++) {
+        const struct smm_segment *seg = part->segs[i];
+        /* The name of a segment behind the synced end may not have been synced yet. */
+        unsynced += seg->size - (seg->base_offset > part->synced_end ? 0 : seg->synced_size);
+    }
+    int64_t before = part->synced_end;
+    pthread_mutex_unlock(&part->mu);
+    if (!applies || unsynced == 0 || unsynced + more <= most) {
+        return STI_OK;
+    }
+    smm_flush_hold(part);
+    int rc = smm_flush_now(part, INT64_MAX, err);
+    pthread_mutex_lock(&part->mu);
+    int64_t end = part->synced_end;
+    pthread_mutex_unlock(&part->mu);
+    if (rc == STI_OK && end > before) {
+        if (part->events != NULL && part->events->synced != NULL) {
+            part->events->synced(part->events_ctx, end); /* no job runs that could */
+        }
+        advance_recovery_point(part);
+    }
+    smm_flush_resume(part);
+    bool untried = rc == STI_OK || rc == STI_E_RESOURCE_EXHAUSTED || rc == STI_E_NO_MEMORY;
+    return untried ? rc : sti_err_wrap(err, STI_E_IO, "before an append");
 }
 
 int smm_sync(struct sti_storage_partition *part, struct sti_storage_sync *op)

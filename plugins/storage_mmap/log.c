@@ -225,6 +225,40 @@ static void widen_empty(struct sti_storage_partition *part, struct smm_segment *
     }
 }
 
+/* Make what was written of a run survive, in the midst of an append: with the policy commit no more
+ * than a group is ever unsynced. @return 0 or an errno, never one that means a full disk */
+static int sync_group(const struct run *run)
+{
+    int fault = STI_FAULT("segment.append.sync_group");
+    return fault != 0 || fdatasync(run->file->log_fd) != 0 ? EIO : 0;
+}
+
+/* Write the batches of a run, group by group where the policy wants it. @return 0 or an errno */
+static int write_groups(struct sti_storage_partition *part, const struct sti_storage_append *op,
+                        const struct run *run)
+{
+    uint64_t pos = run->seg->write_size, most = UINT64_MAX;
+    uint32_t i = run->first, end = run->first + run->count;
+    int rc = 0;
+    if (part->settings.flush_policy == STI_FLUSH_COMMIT) {
+        most = (uint64_t)part->store->conf->flush_group_bytes_max;
+    }
+    while (rc == 0 && i < end) {
+        uint64_t len = 0;
+        uint32_t count = 0;
+        while (i + count < end && (count == 0 || len + op->batches[i + count]->len <= most)) {
+            len += op->batches[i + count++]->len;
+        }
+        rc = write_batches(run->file->log_fd, op->batches + i, count, pos);
+        i += count;
+        pos += len;
+        if (rc == 0 && i < end) {
+            rc = sync_group(run);
+        }
+    }
+    return rc;
+}
+
 static int write_run(struct sti_storage_partition *part, const struct sti_storage_append *op,
                      struct run *run, struct sti_err *err)
 {
@@ -249,8 +283,7 @@ static int write_run(struct sti_storage_partition *part, const struct sti_storag
     atomic_store_explicit(&run->file->dirty, true, memory_order_relaxed);
     int rc = smm_segment_reserve(part, seg, run->file->log_fd, run->len);
     if (rc == 0) {
-        rc =
-            write_batches(run->file->log_fd, op->batches + run->first, run->count, seg->write_size);
+        rc = write_groups(part, op, run);
     }
     if (rc != 0) {
         int status = smm_errno_status(rc) == STI_E_DISK_FULL ? STI_E_DISK_FULL : STI_E_IO;
@@ -311,6 +344,10 @@ static int write_runs(struct sti_storage_partition *part, const struct sti_stora
             return rc != STI_OK ? rc : smm_segment_room(part, fresh, err);
         }
         STI_CRASH_POINT("segment.append.between_runs");
+        if (part->settings.flush_policy == STI_FLUSH_COMMIT && run->file != NULL &&
+            (sync_group(run) != 0 || smm_part_dir_sync(part) != 0)) {
+            return sti_err_set(err, STI_E_IO, "%s: sync between two segments failed", part->name);
+        }
         run->next = calloc(1, sizeof *run);
         if (run->next == NULL) {
             return sti_err_set(err, STI_E_NO_MEMORY, "%s: out of memory", part->name);
@@ -350,6 +387,7 @@ static bool undo_runs(struct sti_storage_partition *part, struct run *runs)
         seg->write_size = seg->size;
         ok = STI_FAULT("segment.append.undo_write") == 0 &&
              ftruncate(runs->file->log_fd, seg->size) == 0;
+        part->cut_dirty = true;
         seg->reserved_end = seg->size;
     }
     return ok;
@@ -393,6 +431,31 @@ static void publish_run(struct sti_storage_partition *part, const struct sti_sto
     }
 }
 
+/* An end that was cut off must not come back after a loss of power, in the midst of what is
+ * appended now: the file is synced before anything is written behind the cut. @locks part->write_mu
+ * held */
+static int sync_cut(struct sti_storage_partition *part, struct sti_err *err)
+{
+    struct smm_segment *seg = smm_segment_active(part);
+    struct smm_file *file;
+    if (!part->cut_dirty || !seg->exists) {
+        return STI_OK;
+    }
+    int rc = smm_file_acquire(part, seg->base_offset, seg->serial, &file, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    int saved = STI_FAULT("segment.append.sync_cut");
+    if (saved == 0 && fdatasync(file->log_fd) != 0) {
+        saved = errno;
+    }
+    smm_file_unref(file);
+    part->cut_dirty = saved != 0;
+    return saved == 0
+               ? STI_OK
+               : sti_err_set(err, STI_E_IO, "%s: sync of the cut: %s", part->name, strerror(saved));
+}
+
 static int append_locked(struct sti_storage_partition *part, struct sti_storage_append *op,
                          struct sti_err *err)
 {
@@ -410,6 +473,10 @@ static int append_locked(struct sti_storage_partition *part, struct sti_storage_
         pthread_mutex_lock(&part->side_mu);
         (void)smm_checkpoint_write(part, &point, false); /* else the next append tries again */
         pthread_mutex_unlock(&part->side_mu);
+    }
+    rc = sync_cut(part, err);
+    if (rc != STI_OK) {
+        return rc;
     }
     rc = write_runs(part, op, &runs, err);
     bool intact = true;
@@ -445,13 +512,16 @@ int smm_append(struct sti_storage_partition *part, struct sti_storage_append *op
 {
     struct sti_err err = {0};
     uint64_t len = 0;
-    pthread_mutex_lock(&part->write_mu);
-    int rc = append_locked(part, op, &err);
-    int64_t end = part->written_end;
-    pthread_mutex_unlock(&part->write_mu);
     for (uint32_t i = 0; i < op->batch_count; i++) {
         len += op->batches[i]->len;
     }
+    int rc = smm_flush_group(part, len, &err);
+    pthread_mutex_lock(&part->write_mu);
+    if (rc == STI_OK) {
+        rc = append_locked(part, op, &err);
+    }
+    int64_t end = part->written_end;
+    pthread_mutex_unlock(&part->write_mu);
     op->written_end = end;
     op->bytes_needed = rc == STI_E_DISK_FULL ? len : 0;
     if (rc == STI_E_IO) {

@@ -370,6 +370,7 @@ int smm_open(void *self, const struct sti_storage_open *args, struct sti_storage
     }
     smm_state(part, state);
     atomic_store(&part->opened, true);
+    smm_flush_opened(part);
     smm_scrub_join(part);
     *out = part;
     return rc;

@@ -78,8 +78,21 @@ static const struct sti_option opt_scrub_interval = {
     .unit = "ms",
     .offset = offsetof(struct smm_conf, scrub_interval_ms),
     .help = "From the end of a pass over stored data to the next."};
+static const struct sti_option opt_group = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "flush_group_bytes_max",
+    .type = STI_OPT_INT,
+    .def = "4M",
+    .min = 4096,
+    .max = 1073741824,
+    .unit = "bytes",
+    .offset = offsetof(struct smm_conf, flush_group_bytes_max),
+    .help = "With flush.policy=commit no more bytes than these, or than one batch, are ever "
+            "written and not yet synced. After a loss of power a hole so near to the end of the "
+            "log is an "
+            "unfinished group, and cut; one further away is damage."};
 static const struct sti_option *const options[] = {
-    &opt_files,      &opt_idle,        &opt_reserve,        &opt_maps,
+    &opt_files,      &opt_group,       &opt_idle,           &opt_reserve, &opt_maps,
     &opt_scrub_rate, &opt_scrub_delay, &opt_scrub_interval, NULL};
 
 static void make_metrics(struct smm_store *store)

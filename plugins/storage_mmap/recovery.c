@@ -7,9 +7,14 @@
  *
  * A batch that does not hold ends the log if no batch behind it holds: an unfinished tail, which is
  * cut. With sound batches behind it, it is damage: the range is noted, reads around it go on,
- * appends are refused. After a reboot of the machine, the hole is what a loss of power leaves of a
- * log that is not synced at every append, and the log is cut there, which is logged and counted.
- * Never is anything cut below what is known to have been synced: that is damage too.
+ * appends are refused. After a reboot of the machine, the hole is what a loss of power leaves of
+ * bytes that were not synced, and the log is cut there, which is logged and counted: anywhere with
+ * the policies onroll and interval, and with commit inside the last group, since the writer never
+ * leaves more than that unsynced. Never is anything cut below what is known to have been synced:
+ * that is damage too.
+ *
+ * The checksum does not cover bytes 0 to 15. A base offset holds if it follows the batch before it,
+ * a length if the checksum over that many bytes holds, an epoch if neighbours and notes agree.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -28,7 +33,11 @@ struct scan {
     struct sti_storage_partition *part;
     struct sti_recovery_point point;
     int64_t known_end; /* everything below it was synced */
-    bool rebooted;     /* and the policy allows a loss: a hole is cut */
+    bool rebooted;     /* since the log was written: a loss of power may have left holes */
+    uint64_t group;    /* with the policy commit: what may have been unsynced then; else no limit */
+    bool cancelled;    /* nobody wants the partition any more */
+    struct smm_epochs epochs; /* as the broker noted them */
+    int32_t epoch;            /* of the last batch, -1: none yet */
     int dir_fd, fd, index_fd;
     struct sti_log_walk walk; /* along the segment under scan, with buf */
     uint8_t *buf;
@@ -79,9 +88,12 @@ static void drop_segments(struct sti_storage_partition *part, uint32_t from)
     }
 }
 
-static int load_segments(struct sti_storage_partition *part, int dir_fd, struct sti_err *err)
+/* @param swaps  out: a truncation has left what it wanted to keep */
+static int load_segments(struct sti_storage_partition *part, int dir_fd, bool *swaps,
+                         struct sti_err *err)
 {
     drop_segments(part, 0);
+    *swaps = false;
     int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     if (dir == NULL) {
@@ -98,6 +110,7 @@ static int load_segments(struct sti_storage_partition *part, int dir_fd, struct 
         if (sti_log_name_parse(entry->d_name, ".log", &base_offset)) {
             rc = add_segment(part, dir_fd, entry->d_name, base_offset, err);
         }
+        *swaps = *swaps || sti_log_name_parse(entry->d_name, ".log.swap", &base_offset);
     }
     (void)closedir(dir);
     if (part->seg_count > 1) {
@@ -108,13 +121,15 @@ static int load_segments(struct sti_storage_partition *part, int dir_fd, struct 
 
 /* Finish a truncation that a crash has interrupted after it was decided; a swap file alone was not
  * decided yet. */
-static int finish_truncation(struct sti_storage_partition *part, int dir_fd, struct sti_err *err)
+static int finish_truncation(struct sti_storage_partition *part, int dir_fd, bool swaps,
+                             struct sti_err *err)
 {
     char swap[SMM_NAME_LEN], name[SMM_NAME_LEN];
     int64_t offset;
     bool decided = smm_offset_read(dir_fd, STI_FILE_TRUNCATION, &offset);
     int rc = 0;
-    for (uint32_t i = part->seg_count; i > 0 && rc == 0; i--) {
+    uint32_t count = decided || swaps ? part->seg_count : 0; /* else there is nothing to finish */
+    for (uint32_t i = count; i > 0 && rc == 0; i--) {
         int64_t base_offset = part->segs[i - 1]->base_offset;
         bool cut = decided && i - 1 == smm_segment_find(part, offset);
         sti_log_name(swap, base_offset, ".log.swap");
@@ -141,13 +156,20 @@ static int finish_truncation(struct sti_storage_partition *part, int dir_fd, str
     if (rc != 0) {
         return sti_err_set(err, STI_E_IO, "%s: finish a truncation: %s", part->name, strerror(rc));
     }
-    return decided ? load_segments(part, dir_fd, err) : STI_OK;
+    return decided ? load_segments(part, dir_fd, &swaps, err) : STI_OK;
 }
 
 static int scan_read(void *ctx, void *buf, size_t len, uint64_t pos, size_t *got)
 {
-    const struct scan *s = ctx;
-    return smm_pread(s->fd, buf, len, pos, false, got);
+    struct scan *s = ctx;
+    const struct sti_storage_events *events = s->part->events;
+    int rc = smm_pread(s->fd, buf, len, pos, false, got);
+    if (rc == 0 && events != NULL && STI_HAS(events, recovering) &&
+        events->recovering(s->part->events_ctx, *got) != 0) {
+        s->cancelled = true;
+        rc = ECANCELED;
+    }
+    return rc;
 }
 
 /* ---- damage -------------------------------------------------------------------------------- */
@@ -201,6 +223,7 @@ static int cut_tail(struct scan *s, uint32_t i, uint32_t pos, struct sti_err *er
     STI_CRASH_POINT("recover.after_cut");
     bool names = part->seg_count > i + 1, bytes = pos < seg->size;
     drop_segments(part, i + 1);
+    part->cut_dirty = part->cut_dirty || pos < seg->size;
     seg->size = seg->write_size = seg->reserved_end = pos;
     part->dir_dirty = true;
     /* Were names or bytes to come back after another loss of power, they would stand where other
@@ -231,7 +254,7 @@ static void accept(struct scan *s, const struct smm_segment *seg, uint64_t pos,
                    sti_batch_last_offset(header), (uint32_t)pos, header->total_len,
                    header->max_timestamp);
     s->expected = sti_batch_last_offset(header) + 1;
-    part->last_epoch = header->leader_epoch;
+    s->epoch = part->last_epoch = header->leader_epoch;
     if (part->events != NULL && part->events->recovered != NULL) {
         part->events->recovered(part->events_ctx, header);
     }
@@ -265,23 +288,71 @@ static void close_segment(struct scan *s)
     s->fd = s->index_fd = -1;
 }
 
-/* Does any segment behind the i-th hold a sound batch? Leaves segment i open again. */
-static int sound_behind(struct scan *s, uint32_t i, bool *found, struct sti_err *err)
+static int read_error(const struct scan *s, struct sti_err *err)
+{
+    return sti_err_set(err, STI_E_IO, "%s: read error", s->part->name);
+}
+
+/* How far behind position `pos` of segment `i`, where the log does not go on, do sound batches
+ * reach that could belong to it? Leaves segment i open again.
+ * @param enough  no need to look further than that
+ * @param reach   out: from there to the end of the last sound batch, 0: there is none */
+static int sound_behind(struct scan *s, uint32_t i, uint64_t pos, uint64_t enough, uint64_t *reach,
+                        struct sti_err *err)
 {
     struct sti_batch_header header;
+    uint64_t before = 0; /* bytes from there to the start of segment k */
     int rc = STI_OK;
-    *found = false;
-    for (uint32_t k = i + 1; k < s->part->seg_count && !*found && rc == STI_OK; k++) {
-        uint64_t pos;
+    *reach = 0;
+    for (uint32_t k = i; k < s->part->seg_count && *reach <= enough && rc == STI_OK; k++) {
+        uint64_t at = k == i ? pos + 1 : 0, from = k == i ? pos : 0, found;
         close_segment(s);
         rc = open_segment(s, s->part->segs[k], err);
-        int hit = rc == STI_OK ? sti_log_walk_find(&s->walk, 0, s->expected, &pos, &header, NULL)
-                               : STI_E_NOT_FOUND;
-        *found = hit == STI_OK;
-        rc = hit == STI_E_IO ? sti_err_set(err, STI_E_IO, "%s: read error", s->part->name) : rc;
+        while (rc == STI_OK && *reach <= enough) {
+            int hit = sti_log_walk_find(&s->walk, at, s->expected, &found, &header, NULL);
+            if (hit != STI_OK) {
+                rc = hit == STI_E_NOT_FOUND ? STI_OK : read_error(s, err);
+                break;
+            }
+            at = found + header.total_len;
+            *reach = before + at - from;
+        }
+        before += s->part->segs[k]->size - from;
     }
     close_segment(s);
     return rc == STI_OK ? open_segment(s, s->part->segs[i], err) : rc;
+}
+
+/* May the log be cut at `pos` of segment `i`? Never below what was synced. Otherwise, if nothing
+ * sound follows, or if a loss of power can have left the hole: anywhere with the policies onroll
+ * and interval, inside the last group with commit.
+ * @param cut  out; false: it is damage */
+static int may_cut(struct scan *s, uint32_t i, uint64_t pos, bool *cut, struct sti_err *err)
+{
+    uint64_t reach = 0;
+    int rc = STI_OK;
+    *cut = s->expected >= s->known_end;
+    if (*cut && !(s->rebooted && s->group == UINT64_MAX)) {
+        uint64_t most = s->rebooted ? s->group : 0;
+        rc = sound_behind(s, i, pos, most, &reach, err);
+        *cut = reach <= most;
+    }
+    return rc;
+}
+
+/* The next sound batch in the segment behind a bad one at `pos`. The bad one's own length says
+ * where to look first: its records may hold bytes that look like batches.
+ * @return STI_OK, STI_E_NOT_FOUND, STI_E_IO */
+static int next_sound(struct scan *s, uint64_t pos, uint64_t *next, struct sti_batch_header *header)
+{
+    struct sti_batch_header bad;
+    if (sti_log_walk_header(&s->walk, pos, &bad, NULL) == STI_OK &&
+        sti_log_walk_prove(&s->walk, pos + bad.total_len, header, NULL) == STI_OK &&
+        header->base_offset >= s->expected) {
+        *next = pos + bad.total_len;
+        return STI_OK;
+    }
+    return sti_log_walk_find(&s->walk, pos + 1, s->expected, next, header, NULL);
 }
 
 /* The batch at *pos does not hold. Decide: skip it as damage (*pos moves on), or end the log.
@@ -291,41 +362,119 @@ static int bad_batch(struct scan *s, uint32_t i, uint64_t *pos, bool *ended, str
     struct sti_storage_partition *part = s->part;
     struct smm_segment *seg = part->segs[i];
     struct sti_batch_header header;
-    uint64_t next;
+    uint64_t next, reach = 0;
+    bool cut;
     *ended = false;
-    bool may_cut = s->expected >= s->known_end;
-    if (may_cut && s->rebooted) {
+    int rc = may_cut(s, i, *pos, &cut, err);
+    if (rc == STI_OK && cut) {
         *ended = true;
         return cut_tail(s, i, (uint32_t)*pos, err);
     }
-    int rc = sti_log_walk_find(&s->walk, *pos + 1, s->expected, &next, &header, NULL);
     if (rc == STI_OK) {
-        rc = note_damage(s, seg->base_offset, *pos, next, header.base_offset, err);
-        s->expected = header.base_offset;
-        *pos = next;
-        return rc;
+        rc = next_sound(s, *pos, &next, &header);
+        if (rc == STI_OK) {
+            rc = note_damage(s, seg->base_offset, *pos, next, header.base_offset, err);
+            s->expected = header.base_offset;
+            *pos = next;
+            return rc;
+        }
+        rc = rc == STI_E_NOT_FOUND ? sound_behind(s, i, seg->size, 0, &reach, err)
+                                   : read_error(s, err);
     }
-    if (rc != STI_E_NOT_FOUND) {
-        return sti_err_set(err, STI_E_IO, "%s: read error", part->name);
-    }
-    bool behind;
-    rc = sound_behind(s, i, &behind, err);
     if (rc != STI_OK) {
         return rc;
     }
-    if (behind) {
+    if (reach > 0) {
         rc = note_damage(s, seg->base_offset, *pos, seg->size, part->segs[i + 1]->base_offset, err);
         *pos = seg->size;
         return rc;
     }
     *ended = true;
-    if (may_cut) {
-        return cut_tail(s, i, (uint32_t)*pos, err);
-    }
     drop_segments(part, i + 1); /* their bytes stay on disk, unused, beside the damage */
     rc = note_damage(s, seg->base_offset, *pos, seg->size, s->known_end, err);
     s->expected = s->known_end;
     return rc;
+}
+
+/* The header of the batch at `*pos` of segment `*i`, or where the next segment begins; both move on
+ * to it. @return false: none is there, or one of another offset */
+static bool header_behind(struct scan *s, uint32_t *i, uint64_t *pos, int64_t offset,
+                          struct sti_batch_header *header)
+{
+    uint8_t raw[STI_BATCH_HEADER_LEN];
+    char name[SMM_NAME_LEN];
+    size_t got = 0;
+    if (*pos >= s->part->segs[*i]->size) {
+        *pos = 0;
+        if (++*i >= s->part->seg_count) {
+            return false;
+        }
+    }
+    sti_log_name(name, s->part->segs[*i]->base_offset, ".log");
+    int fd = openat(s->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    bool found = fd >= 0 && smm_pread(fd, raw, sizeof raw, *pos, false, &got) == 0 &&
+                 sti_batch_header_decode(raw, got, header, NULL) == STI_OK;
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    return found && header->base_offset == offset;
+}
+
+/* The epoch that follows a batch at `pos` of segment `i`: of the next one, or, if that falls below
+ * the batch's and the one after it does not, of that one: then it is the next that is wrong, as far
+ * as anybody knows.
+ * @param begins  out: the next one begins its epoch just where that was noted
+ * @return false: nothing follows */
+static bool epoch_behind(struct scan *s, uint32_t i, uint64_t pos,
+                         const struct sti_batch_header *header, int32_t *epoch, bool *begins)
+{
+    struct sti_batch_header next, after;
+    *begins = false;
+    pos += header->total_len;
+    if (!header_behind(s, &i, &pos, sti_batch_last_offset(header) + 1, &next)) {
+        return false;
+    }
+    pos += next.total_len;
+    *epoch = next.leader_epoch;
+    const struct sti_epoch_entry *noted = smm_epochs_at(&s->epochs, next.base_offset);
+    *begins = noted != NULL && noted->epoch == next.leader_epoch &&
+              noted->start_offset == next.base_offset;
+    if (*epoch < header->leader_epoch && s->epochs.count == 0 && /* notes would know of the rise */
+        header_behind(s, &i, &pos, sti_batch_last_offset(&next) + 1, &after) &&
+        after.leader_epoch >= header->leader_epoch) {
+        *epoch = after.leader_epoch;
+    }
+    return true;
+}
+
+/* Does the epoch of a sound batch, which its checksum does not cover, agree with its neighbours and
+ * with what the broker noted? Epochs never fall, and each rise is noted before its first batch. The
+ * notes have no checksum either, and must not cost a sound batch: against the log they need the
+ * next batch as a second witness, or, at the end of the log, must know neither half of the rise. */
+static bool epoch_holds(struct scan *s, uint32_t i, uint64_t pos,
+                        const struct sti_batch_header *header)
+{
+    const struct sti_epoch_entry *noted = smm_epochs_at(&s->epochs, header->base_offset);
+    int32_t epoch = header->leader_epoch, next;
+    bool first = s->epoch < 0, rises = !first && epoch > s->epoch;
+    if (!first && epoch < s->epoch) {
+        return false;
+    }
+    /* Should a higher epoch begin here? If it should have before, the batches before say no. */
+    bool too_low = noted != NULL && epoch < noted->epoch &&
+                   (first || noted->start_offset == header->base_offset);
+    bool as_before = !first && !rises;
+    if (!too_low && (as_before || (noted != NULL && epoch == noted->epoch))) {
+        return true;
+    }
+    bool next_begins;
+    if (!epoch_behind(s, i, pos, header, &next, &next_begins)) {
+        return !rises || smm_epochs_begins(&s->epochs, epoch, header->base_offset);
+    }
+    if (next_begins && noted != NULL && noted->epoch != epoch) {
+        return false; /* the notes are right just behind it, so they are here */
+    }
+    return too_low ? next < noted->epoch : next >= epoch && (epoch >= 0 || next < 0);
 }
 
 /* Read one segment to its end. */
@@ -341,7 +490,7 @@ static int scan_segment(struct scan *s, uint32_t i, bool *ended, struct sti_err 
     uint64_t pos = 0;
     while (rc == STI_OK && pos < seg->size && !*ended) {
         rc = sti_log_walk_prove(&s->walk, pos, &header, NULL);
-        if (rc == STI_OK && header.base_offset == s->expected) {
+        if (rc == STI_OK && header.base_offset == s->expected && epoch_holds(s, i, pos, &header)) {
             accept(s, seg, pos, &header);
             pos += header.total_len;
         } else if (rc == STI_E_IO) {
@@ -393,6 +542,28 @@ static void epoch_before(struct scan *s, uint32_t first)
     close_segment(s);
 }
 
+/* Segment `i` does not begin where the one before it ends: what lay between them is gone. */
+static int gap(struct scan *s, uint32_t i, bool *ended, struct sti_err *err)
+{
+    struct sti_storage_partition *part = s->part;
+    const struct smm_segment *before = part->segs[i - 1];
+    bool cut = false;
+    int rc = open_segment(s, before, err);
+    if (rc == STI_OK) {
+        rc = may_cut(s, i - 1, before->size, &cut, err);
+    }
+    if (rc == STI_OK && cut) {
+        *ended = true;
+        rc = cut_tail(s, i - 1, before->size, err);
+    } else if (rc == STI_OK) {
+        int64_t next = part->segs[i]->base_offset;
+        rc = note_damage(s, before->base_offset, before->size, before->size, next, err);
+        s->expected = next;
+    }
+    close_segment(s);
+    return rc;
+}
+
 static int scan_all(struct scan *s, struct sti_err *err)
 {
     struct sti_storage_partition *part = s->part;
@@ -411,24 +582,21 @@ static int scan_all(struct scan *s, struct sti_err *err)
         part->segs[i]->synced_size = part->segs[i]->size;
     }
     s->expected = part->segs[first]->base_offset;
+    s->epoch = -1;
+    smm_epochs_read(s->dir_fd, &s->epochs);
     for (uint32_t i = first; rc == STI_OK && i < part->seg_count && !ended; i++) {
-        struct smm_segment *seg = part->segs[i];
-        if (seg->base_offset != s->expected) { /* what lay between them is gone */
-            const struct smm_segment *before = part->segs[i - 1];
-            if (s->rebooted && s->expected >= s->known_end) {
-                rc = cut_tail(s, i - 1, before->size, err);
-                break;
-            }
-            rc = note_damage(s, before->base_offset, before->size, before->size, seg->base_offset,
-                             err);
-            s->expected = seg->base_offset;
+        if (part->segs[i]->base_offset != s->expected) {
+            rc = gap(s, i, &ended, err);
         }
-        if (rc == STI_OK) {
+        if (rc == STI_OK && !ended) {
             rc = scan_segment(s, i, &ended, err);
         }
     }
-    if (rc == STI_OK && !s->point.clean && !s->rebooted && s->expected == s->known_end &&
-        smm_segment_active(part)->base_offset < s->known_end) {
+    if (s->cancelled) {
+        rc = sti_err_set(err, STI_E_CANCELLED, "%s: recovery was given up", part->name);
+    } else if (rc == STI_OK && !s->point.clean && !(s->rebooted && s->group == UINT64_MAX) &&
+               s->expected == s->known_end &&
+               smm_segment_active(part)->base_offset < s->known_end) {
         /* The recovery point is where a segment begins, and that is not there: what it held, and
          * that it held more than nothing, cannot be known. */
         rc = note_damage(s, s->known_end, 0, 0, s->known_end + 1, err);
@@ -449,6 +617,8 @@ static int scan_all(struct scan *s, struct sti_err *err)
         part->synced_end = part->written_end;
     }
     free(s->buf);
+    s->buf = NULL;
+    smm_epochs_free(&s->epochs);
     sti_metric_add(part->store->metrics.recovered_bytes, part->recovered_bytes);
     return rc;
 }
@@ -590,18 +760,22 @@ int smm_recover(struct sti_storage_partition *part, struct sti_err *err)
     const char *boot = part->store->boot_id;
     part->boot_noted =
         s.point.boot_id[0] != '\0' && strcmp(s.point.boot_id, boot) == 0 && !s.point.clean;
-    s.rebooted = part->settings.flush_policy != STI_FLUSH_COMMIT && boot[0] != '\0' &&
-                 strlen(s.point.boot_id) == 36 && strcmp(s.point.boot_id, boot) != 0;
+    s.rebooted =
+        boot[0] != '\0' && strlen(s.point.boot_id) == 36 && strcmp(s.point.boot_id, boot) != 0;
+    s.group = part->settings.flush_policy == STI_FLUSH_COMMIT
+                  ? (uint64_t)part->store->conf->flush_group_bytes_max
+                  : UINT64_MAX;
     part->recovery_point = s.point.recovery_point;
     part->log_start = 0;
     bool told = smm_offset_read(s.dir_fd, STI_FILE_LOG_START, &part->log_start) || s.point.has_log;
     if (s.point.has_log) { /* under a checksum, which the other file is not */
         part->log_start = s.point.log_start;
     }
-    int rc = load_segments(part, s.dir_fd, err);
+    bool swaps;
+    int rc = load_segments(part, s.dir_fd, &swaps, err);
     STI_CRASH_POINT("recover.after_load");
     if (rc == STI_OK) {
-        rc = finish_truncation(part, s.dir_fd, err);
+        rc = finish_truncation(part, s.dir_fd, swaps, err);
     }
     if (rc == STI_OK) {
         rc = recover_log(&s, err);

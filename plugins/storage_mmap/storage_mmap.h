@@ -46,6 +46,7 @@ struct smm_conf {
     int64_t reserve_bytes_max;
     int64_t max_maps;
     int64_t scrub_bytes_per_s, scrub_delay_ms, scrub_interval_ms;
+    int64_t flush_group_bytes_max;
 };
 
 struct smm_metrics {
@@ -189,6 +190,7 @@ struct sti_storage_partition {
     _Atomic bool poisoned, damaged;
     _Atomic bool opened; /* smm_open is done with it: others may look at its segments */
     bool dir_dirty;
+    bool cut_dirty; /* the end of the log was cut off a file, which was not synced since: (w) */
     uint64_t bytes, recovered_bytes, truncated_bytes;
 
     /* Flushing. @locks mu */
@@ -322,6 +324,7 @@ int smm_offset_for_time(struct sti_storage_partition *part, int64_t timestamp_ms
 void smm_flush_run(struct smm_job *job);
 void smm_flush_tick(struct smm_job *job);
 void smm_flush_appended(struct sti_storage_partition *part);
+void smm_flush_opened(struct sti_storage_partition *part);
 void smm_flush_want(struct sti_storage_partition *part, int64_t want);
 int smm_flush_now(struct sti_storage_partition *part, int64_t want, struct sti_err *err);
 void smm_flush_hold(struct sti_storage_partition *part);
@@ -329,7 +332,18 @@ void smm_flush_resume(struct sti_storage_partition *part);
 struct smm_waiter *smm_flush_detach(struct sti_storage_partition *part);
 void smm_flush_answer(struct smm_waiter *waiters, int status, int64_t synced_end,
                       const struct sti_err *err);
+int smm_flush_group(struct sti_storage_partition *part, uint64_t more, struct sti_err *err);
 int smm_sync(struct sti_storage_partition *part, struct sti_storage_sync *op);
+
+/* ---- epochs.c */
+struct smm_epochs {
+    struct sti_epoch_entry *rows; /* epochs and offsets ascend */
+    uint32_t count;
+};
+void smm_epochs_read(int dir_fd, struct smm_epochs *out);
+void smm_epochs_free(struct smm_epochs *epochs);
+const struct sti_epoch_entry *smm_epochs_at(const struct smm_epochs *epochs, int64_t offset);
+bool smm_epochs_begins(const struct smm_epochs *epochs, int32_t epoch, int64_t offset);
 
 /* ---- recovery.c */
 int smm_recover(struct sti_storage_partition *part, struct sti_err *err);
