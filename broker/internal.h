@@ -55,6 +55,7 @@ struct brk_conf {
     int64_t produce_timeout_ms;
     int64_t fetch_bytes_max, fetch_wait_max_ms;
     int64_t retention_check_interval_ms;
+    int64_t reopen_min_ms, reopen_max_ms;
     int64_t opening_parallel, opening_wait_max_ms;
     struct brk_disk_options disk;
 };
@@ -64,7 +65,7 @@ struct brk_metrics {
     struct sti_metric *produce_bytes, *produce_batches, *produce_records, *appends;
     struct sti_metric *fetch_requests, *fetch_bytes, *fetch_rows_failed;
     struct sti_metric *inflight_bytes, *acks_waiting, *fetches_parked;
-    struct sti_metric *topics, *partitions, *partitions_offline, *trimmed_segments;
+    struct sti_metric *topics, *partitions, *partitions_offline, *trimmed_segments, *reopened;
     struct sti_metric *partitions_opening;
     struct sti_histogram *append_us, *produce_us, *fetch_us;
 };
@@ -128,6 +129,12 @@ struct broker {
     uint32_t under_way;          /* @locks admin_mu: opens and closes, and the retention timer */
 
     _Atomic uint32_t offline;
+    struct {
+        pthread_mutex_t mu; /* a leaf */
+        pthread_cond_t ended;
+        struct sti_timer timer;
+        bool armed, running, stopped; /* @locks mu */
+    } reopen;
     struct sti_timer retention_timer;
     bool retention_armed; /* @locks admin_mu */
 
@@ -194,11 +201,14 @@ struct brk_partition {
     int64_t epoch_start;  /* where the leader epoch began in this log, -1: not known. @locks mu */
 
     pthread_mutex_t mu;
-    int state;           /* enum brk_part_state: @locks mu; also read relaxed */
-    bool damaged;        /* storage has found damage since it was opened; `why` says what */
-    bool poisoned;       /* a write or sync has failed: no sync will come. @locks mu */
-    struct sti_err *why; /* NULL until there is one: few partitions ever have one. @locks mu */
-    int why_code;        /* of it. @locks mu */
+    int state;              /* enum brk_part_state: @locks mu; also read relaxed */
+    bool damaged;           /* storage has found damage since it was opened; `why` says what */
+    bool poisoned;          /* a write or sync has failed: no sync will come. @locks mu */
+    bool reopen_posted;     /* @locks mu */
+    uint8_t reopen_tries;   /* that failed one after the other. @locks mu */
+    uint64_t reopen_due_us; /* not before. @locks mu */
+    struct sti_err *why;    /* NULL until there is one: few partitions ever have one. @locks mu */
+    int why_code;           /* of it. @locks mu */
     struct brk_produce_row *queue_head, *queue_tail; /* wait for the strand */
     bool append_posted;
     struct brk_produce_row *acks_head, *acks_tail; /* written, wait for their acks; by offset */
@@ -317,6 +327,9 @@ int brk_await_topic(void *self, struct sti_await *call, struct sti_err *err);
 /* open.c: the coming and going of partitions, on their strands. They return true when the task's
  * last reference was dropped. */
 void brk_open_run(struct sti_task *task);
+/* Open storage and replication of a partition in the state OPENING, and say how that went. The
+ * caller goes on with brk_partition_opened. @thread strand */
+int brk_open_storage(struct brk_partition *part, struct sti_err *err);
 void brk_close_run(struct sti_task *task);
 void brk_settings_run(struct sti_task *task);
 /* The state changed; counts offline ones. @locks part->mu held */
@@ -412,6 +425,17 @@ int brk_describe_topic(void *self, const struct sti_request *request, const char
                        struct sti_err *err);
 int brk_find_leader(void *self, const struct sti_request *request, const char *topic,
                     int32_t partition, struct sti_node_info *out, struct sti_err *err);
+
+/* reopen.c: partitions that were taken out of service and may come back */
+struct brk_reopen_task {
+    struct sti_task task;
+    struct brk_partition *part; /* a reference */
+};
+void brk_reopen_init(struct broker *broker);
+void brk_reopen_stop(struct broker *broker);
+void brk_reopen_fini(struct broker *broker);
+/* A partition went offline: look after it. Any thread, under any lock but reopen.mu. */
+void brk_reopen_ask(struct broker *broker);
 
 /* topics.c */
 extern const struct cat_observer brk_observer;

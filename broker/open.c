@@ -111,6 +111,7 @@ static void on_failed(void *ctx, const struct sti_err *err)
             STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index));
     brk_offline_report(part->broker);
     brk_partition_fail_poisoned(part);
+    brk_reopen_ask(part->broker);
 }
 
 /* Damage that was found while the partition is open: from here on it is what it would be had it
@@ -276,11 +277,34 @@ static void open_report(struct brk_partition *part, int rc, const struct sti_sto
     }
 }
 
+static int open_all(struct brk_partition *part, struct sti_storage_state *state,
+                    struct sti_err *err)
+{
+    struct sti_storage_partition *store = NULL;
+    int rc = open_storage(part, &store, state, err);
+    if (store != NULL) {
+        struct sti_err repl_err;
+        open_ends(part, store, state);
+        int repl_rc = open_replication(part, state, rc == STI_OK ? err : &repl_err);
+        rc = rc == STI_OK ? repl_rc : rc;
+    }
+    return rc;
+}
+
+int brk_open_storage(struct brk_partition *part, struct sti_err *err)
+{
+    struct sti_storage_state state = {.struct_size = sizeof state};
+    sti_err_clear(err);
+    int rc = open_all(part, &state, err);
+    open_report(part, rc, &state, err);
+    return rc;
+}
+
 void brk_open_run(struct sti_task *task)
 {
     struct brk_partition *part = BRK_CONTAINER_OF(task, struct brk_partition, open_task);
+    struct broker *broker = part->broker;
     struct sti_storage_state state = {.struct_size = sizeof state};
-    struct sti_storage_partition *store = NULL;
     struct sti_err err;
     int rc;
     sti_err_clear(&err);
@@ -288,16 +312,13 @@ void brk_open_run(struct sti_task *task)
         rc = sti_err_set(&err, STI_E_CANCELLED, "%s-%d was closed before it was opened",
                          part->topic, part->index);
     } else {
-        rc = open_storage(part, &store, &state, &err);
-    }
-    if (store != NULL) {
-        struct sti_err repl_err;
-        open_ends(part, store, &state);
-        int repl_rc = open_replication(part, &state, rc == STI_OK ? &err : &repl_err);
-        rc = rc == STI_OK ? repl_rc : rc;
+        rc = open_all(part, &state, &err);
     }
     open_report(part, rc, &state, &err);
     brk_partition_opened(part, rc == STI_OK ? BRK_PART_ONLINE : BRK_PART_OFFLINE, &err);
+    if (rc != STI_OK && rc != STI_E_CANCELLED) {
+        brk_reopen_ask(broker);
+    }
     brk_opening_ended(part, rc != STI_OK && rc != STI_E_CANCELLED, state.truncated_bytes);
     brk_topic_settled(part, false, rc, &err);
 }

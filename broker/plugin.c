@@ -54,6 +54,7 @@ static int broker_create(const struct sti_host *host, const void *conf, void **s
     pthread_condattr_destroy(&attr);
     brk_table_init(broker);
     brk_opening_init(broker);
+    brk_reopen_init(broker);
     cat_init(&broker->catalog, &brk_observer, broker);
     *self = broker;
     return STI_OK;
@@ -64,6 +65,7 @@ static void broker_destroy(void *self)
     struct broker *broker = self;
     brk_table_fini(broker);
     brk_opening_fini(broker);
+    brk_reopen_fini(broker);
     cat_fini(&broker->catalog);
     brk_disk_free(broker);
     pthread_cond_destroy(&broker->settled_cond);
@@ -105,6 +107,8 @@ static void metrics_register(struct broker *broker)
                             "Bytes of record batches handed out");
     m->fetch_rows_failed = metric(broker, counter, "streamit_fetch_partition_errors_total", NULL,
                                   "Partitions of fetch calls answered with an error");
+    m->reopened = metric(broker, counter, "streamit_partitions_reopened_total", NULL,
+                         "Partitions that serve again after a failed write, sync or open");
     m->trimmed_segments = metric(broker, counter, "streamit_retention_segments_total", NULL,
                                  "Segments dropped by retention");
     m->inflight_bytes = metric(broker, gauge, "streamit_produce_inflight_bytes", NULL,
@@ -177,6 +181,7 @@ static int broker_drain(void *self, uint32_t deadline_ms, struct sti_err *err)
     (void)err;
     atomic_store(&broker->state, BRK_DRAINING);
     brk_retention_stop(broker);
+    brk_reopen_stop(broker);
     brk_disk_stop(broker);
     brk_fetch_wake_all(broker);
     brk_drain_all(broker);
@@ -249,6 +254,11 @@ OPT_INT(
     opening_wait_max_ms, opening_wait_max_ms, "10000", 1, 3600000, "ms",
     "The longest that a fetch, a look at offsets or a description waits for a partition that is "
     "still being opened, before it says UNAVAILABLE.");
+OPT_INT(reopen_min_ms, reopen_min_ms, "1000", 0, 3600000, "ms",
+        "How long a partition that a failed write, sync or open took out of service waits before "
+        "its log is read again; doubled with each failure. 0: not before a restart of the node.");
+OPT_INT(reopen_max_ms, reopen_max_ms, "60000", 1, 86400000, "ms",
+        "The longest that such a partition waits between two attempts.");
 OPT_INT(retention_check_interval_ms, retention_check_interval_ms, "300000", 10, 86400000, "ms",
         "How often old segments are looked for.");
 
@@ -310,6 +320,8 @@ static const struct sti_option *const options[] = {&opt_default_partitions,
                                                    &opt_partitions_max,
                                                    &opt_partitions_per_topic_max,
                                                    &opt_produce_timeout_ms,
+                                                   &opt_reopen_max_ms,
+                                                   &opt_reopen_min_ms,
                                                    &opt_retention_bytes,
                                                    &opt_retention_check_interval_ms,
                                                    &opt_retention_ms,

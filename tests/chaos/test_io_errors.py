@@ -220,7 +220,7 @@ class Poison(Case):
 
     def check(self, call):
         base = self.base()
-        node = self.node()
+        node = self.node(sets=["broker.reopen_min_ms=0"])
         shutil.copytree(base, node.data_dir)
         layer = self.under_layer(node)
         node.start()
@@ -242,6 +242,27 @@ class Poison(Case):
         node.kill()
         node.prefix = []
         node.start()
+        self.verify_all(node)
+
+    def test_it_serves_again_by_itself_once_the_disk_does(self):
+        base = self.base()
+        node = self.node(sets=["broker.reopen_min_ms=20", "broker.reopen_max_ms=100"])
+        shutil.copytree(base, node.data_dir)
+        layer = self.under_layer(node)
+        node.start()
+        with grpc_client.Client(node) as client:
+            self.assertIsNone(self.produce(client, "t"))
+            rules = [layer.rule("write", "sync", path="storage_mmap/t-0/*.log", error=errno.EIO),
+                     layer.rule("read", path="storage_mmap/t-0/*", error=errno.EIO)]
+            self.assertEqual(self.produce(client, "t").code, pb.IO)
+            node.wait_log("partition_offline")  # an attempt that failed
+            self.assertIn(self.produce(client, "t").code, TYPED)
+            self.assertIsNone(self.produce(client, "other"))
+            for rule in rules:
+                rule.clear()
+            node.wait_log("partition_reopened")
+            self.assertIsNone(self.produce(client, "t"))
+        self.assertEqual(metric(node, "streamit_partitions_reopened_total"), 1)
         self.verify_all(node)
 
     def test_a_failed_sync_is_never_called_success_later(self):
