@@ -37,8 +37,9 @@ struct cfm {
     const struct sti_host *host; /* of the instance that stands in for the broker; NULL: no node */
     struct sti_binding subject;  /* the plugin under test; valid while a node runs */
     uint64_t random;
-    uint64_t caps;   /* what the plugin promises */
-    uint32_t rounds; /* how many times as long as in a quick run: 1, or more with --full */
+    uint64_t caps;     /* what the plugin promises */
+    uint32_t answer_s; /* how long an answer may take */
+    uint32_t rounds;   /* how many times as long as in a quick run: 1, or more with --full */
     struct cfm_host *node;
 };
 

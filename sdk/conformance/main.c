@@ -54,7 +54,7 @@ static int usage(const char *problem, const char *what)
     return EXIT_USAGE;
 }
 
-static bool parse_seed(const char *text, uint64_t *out)
+static bool parse_number(const char *text, uint64_t *out)
 {
     char *end;
     errno = 0;
@@ -87,7 +87,7 @@ static bool is_case(const char *name)
     return false;
 }
 
-enum { SET = 1, SEED, SUITE, CASE, FULL, FAIL_FAST, JSON, LOG, KEEP, DIR_, LIST };
+enum { SET = 1, SEED, SUITE, CASE, FULL, FAIL_FAST, JSON, LOG, KEEP, DIR_, LIST, TIMEOUT };
 static const struct option options[] = {{"set", required_argument, NULL, SET},
                                         {"seed", required_argument, NULL, SEED},
                                         {"suite", required_argument, NULL, SUITE},
@@ -98,6 +98,7 @@ static const struct option options[] = {{"set", required_argument, NULL, SET},
                                         {"log", no_argument, NULL, LOG},
                                         {"keep", no_argument, NULL, KEEP},
                                         {"dir", required_argument, NULL, DIR_},
+                                        {"timeout-s", required_argument, NULL, TIMEOUT},
                                         {"list", no_argument, NULL, LIST},
                                         {"help", no_argument, NULL, 'h'},
                                         {NULL, 0, NULL, 0}};
@@ -113,14 +114,23 @@ static int take_value(struct cfm_args *args, int opt, const char **sets, const c
         sets[args->set_count++] = optarg;
         return -1;
     case SEED:
-        return parse_seed(optarg, &args->seed) ? -1
-                                               : usage("--seed: expected a number, found ", optarg);
+        return parse_number(optarg, &args->seed)
+                   ? -1
+                   : usage("--seed: expected a number, found ", optarg);
     case SUITE:
         args->suite = optarg;
         return is_suite(optarg) ? -1 : usage("--suite: there is no suite ", optarg);
     case CASE:
         cases[args->case_count++] = optarg;
         return is_case(optarg) ? -1 : usage("--case: there is no case ", optarg);
+    case TIMEOUT: {
+        uint64_t seconds;
+        if (!parse_number(optarg, &seconds) || seconds == 0 || seconds > 3600) {
+            return usage("--timeout-s: expected 1 to 3600, found ", optarg);
+        }
+        args->timeout_s = (uint32_t)seconds;
+        return -1;
+    }
     case DIR_:
         args->dir = optarg;
         return -1;
@@ -172,7 +182,8 @@ static int run(int argc, char **argv, const char **sets, const char **cases)
 {
     const char *tmp = getenv("TMPDIR"), *file;
     char path[PATH_MAX], dir[PATH_MAX];
-    struct cfm_args args = {.sets = sets, .cases = cases, .dir = tmp == NULL ? "/tmp" : tmp};
+    struct cfm_args args = {
+        .sets = sets, .cases = cases, .dir = tmp == NULL ? "/tmp" : tmp, .timeout_s = 30};
     if (getrandom(&args.seed, sizeof args.seed, 0) != (ssize_t)sizeof args.seed) {
         args.seed = 1;
     }

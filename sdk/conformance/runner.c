@@ -27,7 +27,7 @@
 #include <unistd.h>
 
 enum { EXIT_PASSED = 0, EXIT_FAILED = 1, EXIT_REFUSED = 2, EXIT_INTERRUPTED = 130 };
-enum { TIMEOUT_S = 60, TIMEOUT_FULL = 10, ROUNDS_FULL = 20, POLL_MS = 100 };
+enum { ANSWER_S = 30, TIMEOUT_S = 60, TIMEOUT_FULL = 10, ROUNDS_FULL = 20, POLL_MS = 100 };
 enum outcome { RUNNING, FAILING, FAILED, PASSED, SKIPPED };
 
 struct page {
@@ -241,6 +241,7 @@ static void run_case(const struct cfm_args *args, const struct cfm_suite *suite,
                        .instance_dir = instance_dir,
                        .random = seed_of(args->seed, c->name),
                        .caps = caps,
+                       .answer_s = args->timeout_s,
                        .rounds = args->full ? ROUNDS_FULL : 1};
     cfm_host_setup(args, suite, log_fd);
     c->run(&cfm);
@@ -409,7 +410,7 @@ static bool one_case(const struct cfm_args *args, const struct cfm_suite *suite,
                      const struct cfm_case *c, const char *base, uint64_t caps)
 {
     time_t timeout_s = c->timeout_s == 0 ? TIMEOUT_S : c->timeout_s;
-    timeout_s *= args->full ? TIMEOUT_FULL : 1;
+    timeout_s = timeout_s * args->timeout_s / ANSWER_S * (args->full ? TIMEOUT_FULL : 1);
     page->reason[0] = '\0';
     if (skip_by_caps(suite, c, caps)) {
         return true;

@@ -14,7 +14,8 @@ struct cfm_args {
     const char *const *cases; /* names, or none: all */
     size_t case_count;
     uint64_t seed;
-    const char *dir; /* where folders of cases are made */
+    const char *dir;    /* where folders of cases are made */
+    uint32_t timeout_s; /* of an answer */
     bool json, full, fail_fast, keep, log;
 };
 

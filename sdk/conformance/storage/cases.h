@@ -36,6 +36,7 @@
     X(synced_events, DURABLE, 0, "commit and interval move the synced end by themselves")          \
     X(blobs, BLOBS, 0, "blobs are kept beside the log, and replaced as a whole")                   \
     X(usage, 0, 0, "usage tells the bytes of the log")                                             \
+    X(space, 0, 0, "space tells how much room there is")                                           \
     X(many_partitions, 0, 0, "partitions do not mix")                                              \
     X(reopen, DURABLE, 0, "a log that was closed is found as it was")                              \
     X(random_ops, 0, 0, "random calls on several partitions do what a plain model does")           \
@@ -44,7 +45,14 @@
     X(file_limit, FILES, 0, "an append that the system refuses leaves the log as it was")          \
     X(file_limit_others, FILES, 0, "so does a truncation, and a blob keeps its old bytes")         \
     X(descriptor_limit, 0, 0, "without descriptors calls are refused by name, and go on later")    \
-    X(damage, FILES | DURABLE, 0, "damaged files never yield wrong bytes, or a shorter log unsaid")
+    X(damage, FILES | DURABLE, 0,                                                                  \
+      "damaged files never yield wrong bytes, or a shorter log unsaid")                            \
+    X(beside_appends, 0, 0, "reads, syncs, lookups and blobs go on beside appends")                \
+    X(beside_cuts, 0, 0, "and beside trims and truncations")                                       \
+    X(beside_partitions, 0, 0, "partitions are opened, written and closed beside each other")      \
+    X(callbacks_hold_no_lock, 0, 0, "while a callback runs, other calls go on")                    \
+    X(events_hold_no_lock, DURABLE, 0, "while an event runs, other calls go on")                   \
+    X(close_ends_calls, 0, 0, "when close returns, every call has its answer")
 
 #define CS_DECLARE(case_name, caps_, timeout, promise_) void cs_case_##case_name(struct cfm *cfm);
 CS_CASES(CS_DECLARE)

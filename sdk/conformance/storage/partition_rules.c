@@ -361,6 +361,51 @@ void cs_case_usage(struct cfm *cfm)
     cs_stop(&cs);
 }
 
+struct space_call {
+    struct cs *cs;
+    struct sti_storage_space space;
+    struct sti_err err;
+    int rc;
+};
+
+static void space_run(void *arg)
+{
+    struct space_call *call = arg;
+    call->rc = call->cs->api->space(call->cs->self, &call->space, &call->err);
+}
+
+static struct sti_storage_space space_of(struct cs *cs)
+{
+    struct space_call call = {.cs = cs, .space = {.struct_size = sizeof call.space}};
+    cs_run(cs, NULL, space_run, &call);
+    CFM_STATUS(call.rc, STI_OK);
+    CFM_CHECK(call.space.total_bytes > 0 && call.space.free_bytes <= call.space.total_bytes);
+    return call.space;
+}
+
+void cs_case_space(struct cfm *cfm)
+{
+    struct cs cs;
+    cs_start(&cs, cfm);
+    if (cs.api->iface.struct_size < offsetof(struct sti_storage, space) + sizeof cs.api->space ||
+        cs.api->space == NULL) {
+        cfm_skip("the plugin does not tell its space");
+    }
+    struct sti_storage_space before = space_of(&cs);
+    struct cs_part *p = cs_created(&cs, "t");
+    for (int i = 0; i < 40; i++) {
+        CFM_STATUS(cs_append_like(p, (int64_t)i * 8, 1, 8000, 1, 8, 0), STI_OK);
+        CFM_EQ(space_of(&cs).total_bytes, before.total_bytes);
+    }
+    if ((cfm->caps & STI_STORAGE_FILES) == 0) {
+        /* Only this instance uses it; a file system has others. */
+        CFM_CHECK(space_of(&cs).free_bytes < before.free_bytes);
+    }
+    cs_closed(p);
+    (void)space_of(&cs);
+    cs_stop(&cs);
+}
+
 /* ---- threads of calls ----------------------------------------------------------------------- */
 
 struct plug {

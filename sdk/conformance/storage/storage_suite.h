@@ -140,6 +140,22 @@ uint8_t *cs_bytes(const struct cs_read *read, size_t *len);
 int64_t cs_walk(const struct cs_read *read, int64_t offset);
 
 int cs_sync(struct cs_part *p, int64_t *synced_end);
+
+/* A call that is begun here and ended there. Zero it, set `on_answer` if wanted, begin, end. */
+struct cs_call;
+struct cs_pending {
+    struct cs_call *call;
+    void (*on_answer)(struct cs_pending *op); /* inside of `done`; may be NULL */
+};
+void cs_append_begin(struct cs_part *p, const struct cs_batch *batch, struct cs_pending *op);
+void cs_read_begin(struct cs_part *p, int64_t offset, int64_t end_offset, struct cs_pending *op);
+void cs_sync_begin(struct cs_part *p, struct cs_pending *op);
+/* Wait until the call has returned; its answer may be still to come. */
+void cs_pending_begun(const struct cs_pending *op);
+bool cs_pending_answered(const struct cs_pending *op);
+/* Wait for it. Slices of a read are released. */
+int cs_pending_end(struct cs_pending *op);
+
 int cs_time(struct cs_part *p, int64_t timestamp, int64_t *offset, int64_t *found);
 int cs_truncate(struct cs_part *p, int64_t offset);
 int cs_trim(struct cs_part *p, int64_t new_start);
