@@ -51,6 +51,33 @@ static void test_bound_is_kept(void **unused)
     assert_int_equal(fx.api->close(part, NULL), STI_OK);
 }
 
+/* The bound, and what is left of it. */
+static void test_room(void **unused)
+{
+    (void)unused;
+    struct sti_storage_partition *part;
+    struct sti_storage_state state;
+    struct sti_storage_space before, after;
+    assert_int_equal(fx_open(&fx, "t", STI_STORAGE_CREATE, &part, &state), STI_OK);
+    assert_int_equal(fx.api->space(fx.self, &before, NULL), STI_OK);
+    assert_int_equal(before.total_bytes, 1048576);
+    assert_int_equal(fx_append(&fx, part, 0, 1, 100000, 1, 1), STI_OK);
+    assert_int_equal(fx.api->space(fx.self, &after, NULL), STI_OK);
+    assert_true(after.free_bytes + 100000 <= before.free_bytes);
+    int64_t next = 1;
+    while (fx_append(&fx, part, next, 1, 5000, 1, 5) == STI_OK) {
+        next += 5;
+    }
+    assert_int_equal(fx.api->space(fx.self, &after, NULL), STI_OK);
+    assert_int_equal(after.total_bytes, 1048576);
+    assert_true(after.free_bytes < 200000);
+    assert_int_equal(fx.api->close(part, NULL), STI_OK);
+    assert_int_equal(fx_remove(&fx, "t"), STI_OK);
+    test_host_settle(fx.th, NULL);
+    assert_int_equal(fx.api->space(fx.self, &after, NULL), STI_OK);
+    assert_int_equal(after.free_bytes, 1048576);
+}
+
 static void test_policies_are_refused(void **unused)
 {
     (void)unused;
@@ -93,6 +120,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(test_bound_is_kept),
+        CASE(test_room),
         CASE(test_policies_are_refused),
         CASE(test_empty_after_a_restart),
     };
