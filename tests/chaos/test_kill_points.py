@@ -26,7 +26,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fault_points  # noqa: E402
 import grpc_client  # noqa: E402
 import harness  # noqa: E402
-from kill_history import Partition, RpcError, Topics, pb  # noqa: E402
+from kill_history import Partition, RpcError, Topics, pb, split  # noqa: E402
 
 DEATHS = 1000 if harness.FULL else 100
 REACH_S = 20 if harness.SANITIZED else 6  # a point that is not met for so long is tried again
@@ -69,7 +69,7 @@ class KillPoints(harness.TestCase):
         self.partitions = [Partition(name, index, acks, int(self.settings[name]["retention.bytes"]))
                            for name, index, acks in (("onroll", 0, pb.ACKS_LEADER), ("onroll", 1, pb.ACKS_QUORUM),
                                                      ("interval", 0, pb.ACKS_QUORUM), ("commit", 0, pb.ACKS_QUORUM))]
-        self.deaths, self.armed_deaths = 0, collections.Counter()
+        self.deaths, self.armed_deaths, self.cuts = 0, collections.Counter(), 0
         self.fault_log = self.path("faults.log")
 
     # ---- load ---------------------------------------------------------------------------------
@@ -177,17 +177,43 @@ class KillPoints(harness.TestCase):
         return True
 
     def _prepare(self, node, point):
-        """What a crash of the machine, or an operator, may have done to the folder in between."""
-        part = self.rng.choice(self.partitions)
+        """What a bad disk, or an operator, may have done to the folder in between."""
+        part = self.rng.choice([p for p in self.partitions if node.segments(p.topic, p.index)])
         if "_cut" in point or self.rng.random() < 0.2:
             with open(node.segments(part.topic, part.index)[-1], "ab") as file:
                 file.write(self.rng.choice([bytes(self.rng.randrange(1, 5000)), self.rng.randbytes(self.rng.randrange(1, 300))]))
+        elif self.rng.random() < 0.3:
+            self._cut_tail(node, part)
         if point.startswith("index.") or self.rng.random() < 0.1:
             for part in self.partitions:
                 for path in node.segments(part.topic, part.index)[:-1]:
                     index = path[: -len("log")] + "index"
                     if os.path.exists(index):
                         os.unlink(index)
+
+    def _cut_tail(self, node, part):
+        """Cut the newest segment at a random byte of what nobody has verified, or flip a bit of its last batch."""
+        path = node.segments(part.topic, part.index)[-1]
+        data = harness.read(path)
+        places, pos = [], 0  # (begin, end, base offset, next offset) of batches
+        for base, next_offset, batch in split(data):
+            places.append((pos, pos + len(batch), base, next_offset))
+            pos += len(batch)
+        fresh = [p for p in places if p[2] >= part.end]
+        if not fresh or b"clean" in harness.read(os.path.join(os.path.dirname(path), "recovery-point")):
+            return  # what an orderly end has synced is damage when it is missing
+        at = self.rng.randrange(fresh[0][0], pos) if self.rng.random() < 0.7 else fresh[-1][0]
+        with open(path, "r+b") as file:
+            if at == fresh[-1][0]:
+                flip = self.rng.randrange(at + 17, pos)
+                file.seek(flip)
+                file.write(bytes([data[flip] ^ 1 << self.rng.randrange(8)]))
+                file.truncate(pos)
+            else:
+                file.truncate(at)
+        kept = [p for p in places if p[1] <= at]
+        part.forget_from(kept[-1][3] if kept else places[0][2])
+        self.cuts += 1
 
     def _check(self, node):
         """The released daemon over what is left: everything holds, and it serves."""
@@ -261,7 +287,8 @@ class KillPoints(harness.TestCase):
             self._reach(node, self.rng.choice([p for p in wanted if p not in FRESH]))
         self._finish(node)
         self.assertEqual([p for p in wanted if not self.armed_deaths[p]], [])
-        print(f"{self.deaths} deaths, {sum(self.armed_deaths.values())} at {len(self.armed_deaths)} points; acknowledged batches: "
+        self.assertGreater(self.cuts, 3)
+        print(f"{self.deaths} deaths, {self.cuts} cut tails, {sum(self.armed_deaths.values())} at {len(self.armed_deaths)} points; acknowledged batches: "
               f"{sum(p.acked_count for p in self.partitions)}; topics made: {self.topics.number}", file=sys.stderr)
 
     def _finish(self, node):
