@@ -113,31 +113,3 @@ int sti_log_walk_prove(struct sti_log_walk *walk, uint64_t pos, struct sti_batch
     }
     return STI_OK;
 }
-
-int sti_log_walk_find(struct sti_log_walk *walk, uint64_t pos, int64_t floor, uint64_t *found,
-                      struct sti_batch_header *out, struct sti_err *err)
-{
-    for (; pos <= walk->limit && walk->limit - pos >= STI_BATCH_HEADER_LEN; pos++) {
-        const uint8_t *data = NULL;
-        int rc = sti_log_walk_bytes(walk, pos, STI_BATCH_HEADER_LEN, &data, err);
-        if (data == NULL) {
-            return rc == STI_E_DATA_LOSS ? STI_E_NOT_FOUND : rc; /* the file is shorter than said */
-        }
-        if (data[BATCH_POS_MAGIC] != STI_BATCH_MAGIC ||
-            sti_batch_header_decode(data, STI_BATCH_HEADER_LEN, out, NULL) != STI_OK ||
-            out->base_offset < floor ||
-            (uint64_t)(out->base_offset - floor) > walk->limit + INT32_MAX ||
-            out->total_len > walk->limit - pos) {
-            continue;
-        }
-        rc = sti_log_walk_prove(walk, pos, out, NULL);
-        if (rc == STI_OK) {
-            *found = pos;
-            return STI_OK;
-        }
-        if (rc != STI_E_DATA_LOSS) {
-            return sti_err_set(err, rc, "read at position %" PRIu64 " or behind", pos);
-        }
-    }
-    return STI_E_NOT_FOUND;
-}

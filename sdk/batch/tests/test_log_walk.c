@@ -202,6 +202,54 @@ static void find_wants_an_offset_that_can_follow(void **state)
                      STI_E_NOT_FOUND);
 }
 
+/* A log that is all headers, each claiming everything behind it, with one sound batch near its end.
+ */
+enum { HOSTILE_LEN = 1 << 20 };
+static uint8_t hostile[HOSTILE_LEN];
+static uint64_t hostile_asked;
+
+static int hostile_read(void *ctx, void *buf, size_t len, uint64_t pos, size_t *got)
+{
+    (void)ctx;
+    *got = HOSTILE_LEN - pos < len ? (size_t)(HOSTILE_LEN - pos) : len;
+    memcpy(buf, hostile + pos, *got);
+    hostile_asked += *got;
+    return 0;
+}
+
+static void very_many_beginnings_cost_little(void **state)
+{
+    struct sti_log_walk walk;
+    struct sti_batch_header header;
+    uint64_t found = 0, seed = 5;
+    size_t first_len = mem.pos[1], sound = HOSTILE_LEN - 5000;
+    (void)state;
+    for (size_t pos = 0; pos + STI_BATCH_HEADER_LEN <= HOSTILE_LEN; pos += STI_BATCH_HEADER_LEN) {
+        memcpy(hostile + pos, golden, STI_BATCH_HEADER_LEN);
+        sti_batch_patch(hostile + pos, 0, HOSTILE_LEN - pos - test_random(&seed) % 3000, 1);
+        test_store32(hostile + pos + 17, (uint32_t)test_random(&seed));
+    }
+    memcpy(hostile + sound, mem.bytes, first_len);
+    sti_log_walk_init(&walk, hostile_read, NULL, window, 4096, HOSTILE_LEN);
+    hostile_asked = 0;
+    assert_int_equal(sti_log_walk_find(&walk, 1, 0, &found, &header, NULL), STI_OK);
+    assert_int_equal(found, sound);
+    assert_int_equal(header.total_len, first_len);
+    /* Proving them one by one would read nine thousand million bytes. */
+    assert_true(hostile_asked < 200u * 1000 * 1000);
+    /* A long sound batch in the middle of them, which only the sums can prove. */
+    size_t middle = HOSTILE_LEN / 2;
+    size_t long_len = HOSTILE_LEN / 4;
+    memcpy(hostile + middle, golden, STI_BATCH_HEADER_LEN);
+    sti_batch_patch(hostile + middle, 7, long_len, 1);
+    test_seal(hostile + middle, long_len);
+    sti_log_walk_init(&walk, hostile_read, NULL, window, 4096, HOSTILE_LEN);
+    assert_int_equal(sti_log_walk_find(&walk, 1, 0, &found, &header, NULL), STI_OK);
+    assert_int_equal(found, middle);
+    assert_int_equal(header.total_len, long_len);
+    assert_int_equal(sti_log_walk_prove(&walk, found, &header, NULL), STI_OK);
+}
+
 static void what_the_reader_says_is_passed_on(void **state)
 {
     struct sti_log_walk walk = walk_of(4096);
@@ -239,6 +287,7 @@ int main(void)
         CASE(reasons),
         CASE(every_cut_is_a_tail),
         CASE(find_wants_an_offset_that_can_follow),
+        CASE(very_many_beginnings_cost_little),
         CASE(what_the_reader_says_is_passed_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -109,7 +109,8 @@ STI_API int sti_log_walk_header(struct sti_log_walk *walk, uint64_t pos,
 STI_API int sti_log_walk_prove(struct sti_log_walk *walk, uint64_t pos,
                                struct sti_batch_header *out, struct sti_err *err);
 /* The first position from `pos` on where a batch can be proved that may follow offset `floor`: its
- * base offset is not below it, nor further above than the log has room for.
+ * base offset is not below it, nor further above than the log has room for. What the bytes claim
+ * bounds neither time nor memory: a position costs two kilobytes at the most.
  * @return STI_OK with *found and *out; STI_E_NOT_FOUND; STI_E_WOULD_BLOCK; STI_E_IO */
 STI_API int sti_log_walk_find(struct sti_log_walk *walk, uint64_t pos, int64_t floor,
                               uint64_t *found, struct sti_batch_header *out, struct sti_err *err);
