@@ -304,11 +304,15 @@ static uint64_t free_now(const struct brk_disk *disk)
 static int full(struct brk_partition *part, uint64_t bytes, struct sti_err *err)
 {
     struct brk_disk *disk = part->disk;
+    uint64_t until = atomic_load(&disk->refuse_until);
+    uint64_t room = bytes + atomic_load(&disk->refuse_below);
+    if (atomic_load(&disk->level) != BRK_DISK_READ_ONLY && until < room) {
+        until = room; /* smaller ones may pass; one of that size will then */
+    }
     return sti_err_set(err, STI_E_DISK_FULL,
                        "%.80s-%d: %" PRIu64 " bytes are needed, %" PRIu64
                        " are free on storage %.40s; writes resume at %" PRIu64 " free",
-                       part->topic, part->index, bytes, free_now(disk), disk->storage.name,
-                       atomic_load(&disk->refuse_until));
+                       part->topic, part->index, bytes, free_now(disk), disk->storage.name, until);
 }
 
 /* How long an append of `bytes` takes at the rate that is let through, in microseconds. */
@@ -379,12 +383,14 @@ int brk_disk_append(struct brk_partition *part, uint64_t bytes, struct sti_err *
     return full(part, bytes, err); /* counted as an append that failed */
 }
 
-/* A smaller append may still pass, so nothing is said of when writes resume; and what is lacking
- * may be something else than bytes, which only storage knows. */
+/* Storage had no room although the level is below read-only: for that append there was too little
+ * left, or what is lacking is something else than bytes, and then only storage knows the sentence.
+ */
 static void refused_by_storage(struct brk_partition *part, uint64_t bytes, struct sti_err *err)
 {
     char cause[sizeof err->msg];
-    if (atomic_load(&part->disk->level) == BRK_DISK_READ_ONLY) {
+    if (atomic_load(&part->disk->level) == BRK_DISK_READ_ONLY ||
+        free_now(part->disk) < bytes + atomic_load(&part->disk->refuse_below)) {
         (void)full(part, bytes, err);
         return;
     }

@@ -362,7 +362,10 @@ void brk_close_run(struct sti_task *task)
         return; /* the last read posts this task again */
     }
     if (part->closing != NULL) {
-        rc = sti_storage_of(&part->storage)->close(part->closing, &err);
+        const struct sti_storage *vt = sti_storage_of(&part->storage);
+        rc = part->remove_after_close && STI_IFACE_HAS(vt, discard)
+                 ? vt->discard(part->closing, &err)
+                 : vt->close(part->closing, &err);
         part->closing = NULL;
         close_report(part, rc, &err);
     }

@@ -612,6 +612,14 @@ static int fake_blob_get(struct sti_storage_partition *part, const char *name, v
     return rc == STI_OK ? rc : sti_err_set(err, rc, "no blob");
 }
 
+static int fake_discard(struct sti_storage_partition *part, struct sti_err *err)
+{
+    pthread_mutex_lock(&part->fs->mu);
+    part->fs->discards++;
+    pthread_mutex_unlock(&part->fs->mu);
+    return fake_close(part, err);
+}
+
 static int fake_space(void *self, struct sti_storage_space *out, struct sti_err *err)
 {
     struct fake_storage *fs = self;
@@ -658,6 +666,7 @@ struct fake_storage *fs_new(void)
         .blob_put = fake_blob_put,
         .blob_get = fake_blob_get,
         .space = fake_space,
+        .discard = fake_discard,
     };
     fs->space_total = fs->space_free = UINT64_C(1) << 40;
     pthread_mutex_init(&fs->mu, NULL);

@@ -51,7 +51,7 @@ struct fake_storage {
     unsigned appends, appends_held, batches_max, reads, reads_no_wait, reads_held, violations;
     unsigned opens_begun, opens_cancelled;
     char opened[32][16]; /* the first opens that began: topics */
-    unsigned opens, creates, closes, removes, trims, configures, spaces;
+    unsigned opens, creates, closes, removes, trims, configures, spaces, discards;
     uint64_t batches_last;                /* of the newest append */
     struct sti_storage_settings settings; /* the newest given */
     pthread_t append_thread;              /* of the newest append */

@@ -313,8 +313,18 @@ static void test_storage_says_full(void **state)
     assert_string_equal(p.rows[0].err.msg, sentence);
     assert_int_equal(p.rows[0].bytes_needed, 4711);
     produce_fini(&p);
+    /* Where too little is left for one of that size, it is said when one of that size will pass. */
+    free_bytes(fix, 90000, BRK_DISK_THROTTLED);
+    FAKE_SET(fix->fs, bytes_needed, 0);
+    struct sti_produce_row large = produce_one(fix, "t", 50000);
+    assert_int_equal(large.status, STI_E_DISK_FULL);
+    (void)snprintf(sentence, sizeof sentence,
+                   "t-0: %llu bytes are needed, 90000 are free on storage storage_mmap; writes "
+                   "resume at %llu free",
+                   (unsigned long long)large.bytes_needed,
+                   (unsigned long long)large.bytes_needed + 50000);
+    assert_string_equal(large.err.msg, sentence);
     /* And it is a reason to look. */
-    FAKE_SET(fix->fs, bytes_needed, 0); /* then the broker says it */
     FAKE_SET(fix->fs, space_free, 10);
     assert_int_equal(produce_one(fix, "t", 100).status, STI_E_DISK_FULL);
     assert_int_equal(test_host_metric(fix->th, "streamit_disk_level", "storage=\"storage_mmap\""),
@@ -520,6 +530,19 @@ static void test_start_when_full(void **state)
     assert_int_equal(fix_create(fix, "t", 1, NULL, NULL), STI_E_DISK_FULL);
 }
 
+/* What is deleted is not synced first, if storage can do without; what stays is closed in order. */
+static void test_deletion_keeps_nothing(void **state)
+{
+    struct fixture *fix = *state;
+    assert_int_equal(fix_create(fix, "gone", 2, NULL, NULL), STI_OK);
+    assert_int_equal(fix_create(fix, "stays", 1, NULL, NULL), STI_OK);
+    assert_int_equal(fix_delete(fix, "gone"), STI_OK);
+    assert_int_equal(fs_get(fix->fs, &fix->fs->discards), 2);
+    fix_stop(fix);
+    assert_int_equal(fs_get(fix->fs, &fix->fs->discards), 2);
+    assert_int_equal(fs_get(fix->fs, &fix->fs->closes), 3);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, fix_teardown)
 #define TEST_UNSTARTED(name)                                                                       \
     cmocka_unit_test_setup_teardown(test_##name, setup_unstarted, fix_teardown)
@@ -544,6 +567,7 @@ int main(void)
         TEST_UNSTARTED(storage_of_before),
         TEST(room_unknown),
         TEST(start_when_full),
+        TEST(deletion_keeps_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -431,7 +431,8 @@ static int settle(struct sti_storage_partition *part, struct sti_err *err)
     return STI_OK;
 }
 
-int smm_close(struct sti_storage_partition *part, struct sti_err *err)
+/* @param keep  false: it will be removed, nothing need survive */
+static int let_go(struct sti_storage_partition *part, bool keep, struct sti_err *err)
 {
     struct smm_store *store = part->store;
     int rc = STI_OK;
@@ -441,7 +442,9 @@ int smm_close(struct sti_storage_partition *part, struct sti_err *err)
     struct smm_waiter *waiters = smm_flush_detach(part);
     bool untouched =
         part->written_end == 0 && part->recovered_bytes == 0 && !smm_segment_active(part)->exists;
-    if (part->poisoned) {
+    if (!keep) {
+        sti_err_set(&why, STI_E_CANCELLED, "%s: the partition is being deleted", part->name);
+    } else if (part->poisoned) {
         rc = sti_err_set(&why, STI_E_IO, "%s: the partition was poisoned", part->name);
         drop_cache(part);
     } else if (!untouched) { /* a damaged log ends unclean: the next open looks again */
@@ -450,7 +453,7 @@ int smm_close(struct sti_storage_partition *part, struct sti_err *err)
             drop_cache(part);
         }
     }
-    smm_flush_answer(waiters, rc, part->synced_end, &why);
+    smm_flush_answer(waiters, keep ? rc : STI_E_CANCELLED, part->synced_end, &why);
     for (uint32_t i = 0; i < part->seg_count; i++) {
         pthread_mutex_lock(&part->mu);
         struct smm_file *file = smm_file_detach(part->segs[i]);
@@ -467,4 +470,14 @@ int smm_close(struct sti_storage_partition *part, struct sti_err *err)
         *err = why;
     }
     return rc;
+}
+
+int smm_close(struct sti_storage_partition *part, struct sti_err *err)
+{
+    return let_go(part, true, err);
+}
+
+int smm_discard(struct sti_storage_partition *part, struct sti_err *err)
+{
+    return let_go(part, false, err);
 }

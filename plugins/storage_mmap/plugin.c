@@ -217,6 +217,7 @@ static const struct sti_storage storage = {
     .blob_put = smm_blob_put,
     .blob_get = smm_blob_get,
     .space = smm_space,
+    .discard = smm_discard,
 };
 static const struct sti_iface *const provides[] = {&storage.iface, NULL};
 static const struct sti_lifecycle lifecycle = {.struct_size = sizeof(struct sti_lifecycle),

@@ -232,6 +232,7 @@ bool smm_job_cancel(struct smm_job *job);
 int smm_open(void *self, const struct sti_storage_open *args, struct sti_storage_partition **out,
              struct sti_storage_state *state, struct sti_err *err);
 int smm_close(struct sti_storage_partition *part, struct sti_err *err);
+int smm_discard(struct sti_storage_partition *part, struct sti_err *err);
 int smm_configure(struct sti_storage_partition *part, const struct sti_storage_settings *settings,
                   struct sti_err *err);
 void smm_state(struct sti_storage_partition *part, struct sti_storage_state *out);

@@ -132,7 +132,7 @@ LAYOUT_FIELD(sti_storage_space, reserved, 4, 4);
 LAYOUT_FIELD(sti_storage_space, total_bytes, 8, 8);
 LAYOUT_FIELD(sti_storage_space, free_bytes, 16, 8);
 
-LAYOUT_SIZE(sti_storage, 160);
+LAYOUT_SIZE(sti_storage, 168);
 LAYOUT_FIELD(sti_storage, iface, 0, 24);
 LAYOUT_FIELD(sti_storage, open, 24, 8);
 LAYOUT_FIELD(sti_storage, configure, 32, 8);
@@ -151,6 +151,7 @@ LAYOUT_FIELD(sti_storage, list, 128, 8);
 LAYOUT_FIELD(sti_storage, blob_put, 136, 8);
 LAYOUT_FIELD(sti_storage, blob_get, 144, 8);
 LAYOUT_FIELD(sti_storage, space, 152, 8);
+LAYOUT_FIELD(sti_storage, discard, 160, 8);
 
 /* ---- broker.h */
 

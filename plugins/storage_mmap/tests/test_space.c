@@ -157,12 +157,40 @@ static void test_reserves_less_when_scarce(void **state)
     assert_int_equal(fx.api->close(part, NULL), STI_OK);
 }
 
+/* A partition that is thrown away is not synced: that would take as long as the disk is slow. */
+static void test_discard_syncs_nothing(void **state)
+{
+    (void)state;
+    struct sti_storage_partition *part = partition_with("gone", 100);
+    const char *labels = "storage=\"storage_mmap\"";
+    uint64_t syncs = test_host_metric(fx.th, "streamit_storage_syncs_total", labels);
+    assert_int_equal(fx_remove(&fx, "gone"), STI_E_IN_USE);
+    struct fx_read read; /* a slice outlives it */
+    assert_int_equal(fx_read(&fx, part, 0, 100, 1 << 24, STI_READ_MEMORY, &read), STI_OK);
+    assert_int_equal(fx.api->discard(part, NULL), STI_OK);
+    assert_int_equal(test_host_metric(fx.th, "streamit_storage_syncs_total", labels), syncs);
+    assert_int_equal(fx_remove(&fx, "gone"), STI_OK);
+    test_host_settle(fx.th, NULL);
+    assert_int_equal(fx_read_check(&read, 0), 100);
+    fx_read_release(&read);
+    /* Without a removal it is what a death of the process leaves: all of it. */
+    struct sti_storage_state opened;
+    part = partition_with("stays", 100);
+    assert_int_equal(fx.api->discard(part, NULL), STI_OK);
+    assert_int_equal(fx_open(&fx, "stays", 0, &part, &opened), STI_OK);
+    assert_int_equal(opened.written_end, 100);
+    assert_true(opened.recovered_bytes > 0);
+    assert_int_equal(fx.api->close(part, NULL), STI_OK);
+    assert_true(test_host_metric(fx.th, "streamit_storage_syncs_total", labels) > syncs);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_tells_the_file_system, setup, teardown),
         cmocka_unit_test_setup_teardown(test_quiet_partitions_give_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reserves_less_when_scarce, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_discard_syncs_nothing, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -298,6 +298,11 @@ struct sti_storage {
      * back what it holds in reserve. Any executor thread, also several at once.
      * @return STI_OK, STI_E_IO */
     int (*space)(void *self, struct sti_storage_space *out, struct sti_err *err);
+    /* Optional, since 0.2: close a partition that will be removed next. As close, but nothing of it
+     * has to be kept, so nothing is written or synced, and a deletion takes no longer on a slow
+     * disk. Without a removal the next open finds what a death of the process would have left.
+     * @return STI_OK, STI_E_IO */
+    int (*discard)(struct sti_storage_partition *part, struct sti_err *err);
 };
 
 /* The vtable behind a binding. */
