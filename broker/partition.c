@@ -47,13 +47,12 @@ void brk_partition_unref(struct brk_partition *part)
 static bool row_is_safe(const struct brk_partition *part, const struct brk_produce_row *row)
 {
     int64_t end = row->batch.last_offset + 1;
-    if (row->produce->call->acks == STI_ACKS_QUORUM) {
-        return atomic_load(&part->high_watermark) >= end;
+    int acks = row->produce->call->acks;
+    if (acks != STI_ACKS_NONE && atomic_load(&part->durable) &&
+        atomic_load(&part->synced_end) < end) {
+        return false; /* whatever the watermark says: it may have moved under another policy */
     }
-    if (row->produce->call->acks == STI_ACKS_LEADER && atomic_load(&part->durable)) {
-        return atomic_load(&part->synced_end) >= end;
-    }
-    return true;
+    return acks != STI_ACKS_QUORUM || atomic_load(&part->high_watermark) >= end;
 }
 
 /* The floor that the producer asked for; 0 when it is reached. */
@@ -770,6 +769,11 @@ void brk_partition_settings(struct brk_partition *part, const struct set_values 
     /* What the broker checks by itself counts from now on, the rest from the next append on. */
     atomic_store(&part->max_message_bytes, values->max_message_bytes);
     atomic_store(&part->min_insync, values->min_insync_replicas);
+    if (values->flush_policy == STI_FLUSH_COMMIT) {
+        /* Also what is appended before the strand has come to the rest is acknowledged when it is
+         * synced. */
+        atomic_store(&part->durable, true);
+    }
     if (!part->settings_posted && !part->close_wanted) {
         part->settings_posted = true;
         host->strand_post(host->ctx, &part->strand, &part->settings_task);

@@ -399,7 +399,7 @@ def load(node, history, rng):
         for part in topic["partitions"].values():
             acks = pb.ACKS_QUORUM if name == "q" else pb.ACKS_LEADER
             jobs.append((clients.stream, part, random.Random(rng.random()), rng.choice([1, 4, 16]), acks))
-    for name in ("c", "f"):
+    for name in ("c", "q"):
         part = clients.latest(name)["partitions"][0]
         jobs.append((clients.follow, part, clients.client.end(name, 0)))
     jobs.append((clients.churn, random.Random(rng.random())))

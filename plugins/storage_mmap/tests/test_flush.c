@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "storage_fixture.h"
 
@@ -239,6 +240,22 @@ static void test_truth_under_load(void **state)
     assert_int_equal(check_truth(), end);
 }
 
+/* What was written under another policy is synced as soon as the policy is `commit`. */
+static void test_commit_holds_for_what_is_written(void **state)
+{
+    (void)state;
+    append(0, 3);
+    assert_int_equal(check_truth(), 0);
+    struct sti_storage_settings settings = fx.settings;
+    settings.flush_policy = STI_FLUSH_COMMIT;
+    assert_int_equal(fx.api->configure(part, &settings, NULL), STI_OK);
+    const struct timespec moment = {.tv_nsec = 1000000};
+    for (int i = 0; i < 10000 && check_truth() < 3; i++) {
+        nanosleep(&moment, NULL);
+    }
+    assert_int_equal(check_truth(), 3);
+}
+
 #define CASE(f, s) cmocka_unit_test_setup_teardown(f, s, teardown)
 int main(void)
 {
@@ -247,6 +264,7 @@ int main(void)
         CASE(test_older_segment_is_not_missed, setup_one_thread),
         CASE(test_no_descriptor_is_no_failed_sync, setup),
         CASE(test_truth_under_load, setup),
+        CASE(test_commit_holds_for_what_is_written, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
