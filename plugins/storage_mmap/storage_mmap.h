@@ -16,11 +16,10 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "streamit/fault.h"
 #include "streamit/log_files.h"
 #include "streamit/plugin.h"
 #include "streamit/storage.h"
-
-#include "fault.h"
 
 #define SMM_BUCKETS     1024u
 #define SMM_NAME_LEN    STI_LOG_NAME_LEN

@@ -362,6 +362,9 @@ static void check_ends(struct script *s, const struct sti_storage_state *state)
     while (count < m->attempted && m->batches[count].base_offset < state->written_end) {
         count++;
     }
+    if (count > 0 && state->written_end > state->log_start) {
+        assert_int_equal(state->last_epoch, m->batches[count - 1].epoch);
+    }
     m->acked = m->attempted = count;
     m->start = m->start_next = m->start_before = state->log_start;
     m->epoch += m->cut >= 0;

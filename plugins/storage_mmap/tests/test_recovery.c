@@ -601,22 +601,14 @@ static void test_offset_texts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_tail_cut_at_every_byte),
-        CASE(test_garbage_and_zeros_behind),
-        CASE(test_flip_every_byte_class),
-        CASE(test_damage_across_segments),
-        CASE(test_synced_bytes_are_never_cut),
-        CASE(test_indexes_are_not_trusted),
-        CASE(test_clean_end_reads_nothing),
-        CASE(test_small_files_garbled),
-        CASE(test_disk_full_leaves_the_log),
-        CASE(test_write_error_poisons),
-        CASE(test_sync_error_poisons),
-        CASE(test_truncation_interrupted),
-        CASE(test_removal_is_finished_at_start),
-        CASE(test_blobs),
-        CASE(test_open_files_are_bounded),
-        CASE(test_offset_texts),
+        CASE(test_tail_cut_at_every_byte),       CASE(test_garbage_and_zeros_behind),
+        CASE(test_flip_every_byte_class),        CASE(test_damage_across_segments),
+        CASE(test_synced_bytes_are_never_cut),   CASE(test_indexes_are_not_trusted),
+        CASE(test_clean_end_reads_nothing),      CASE(test_small_files_garbled),
+        CASE(test_disk_full_leaves_the_log),     CASE(test_write_error_poisons),
+        CASE(test_sync_error_poisons),           CASE(test_truncation_interrupted),
+        CASE(test_removal_is_finished_at_start), CASE(test_blobs),
+        CASE(test_open_files_are_bounded),       CASE(test_offset_texts),
         CASE(test_commit_shares_syncs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
