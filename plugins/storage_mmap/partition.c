@@ -319,7 +319,7 @@ static int check_folder(struct sti_storage_partition *part, struct sti_err *err)
                 "the file " STI_FILE_META " was missing or garbled",
                 STI_F_STR("partition", part->name));
         rc = smm_meta_write(dir_fd, part->topic_id);
-        status = rc == 0
+        status = rc == 0 || smm_errno_status(rc) == STI_E_DISK_FULL /* the next open tries again */
                      ? STI_OK
                      : sti_err_set(err, smm_errno_status(rc), "%s: %s", part->name, strerror(rc));
     } else if (rc != 0) {

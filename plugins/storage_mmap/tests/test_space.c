@@ -4,12 +4,14 @@
 #include "storage_fixture.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include "../storage_mmap.h"
+#include "streamit/fault.h"
 
 int __real_fstatvfs64(int fd, struct statvfs *st);
 int __wrap_fstatvfs64(int fd, struct statvfs *st);
@@ -184,12 +186,54 @@ static void test_discard_syncs_nothing(void **state)
     assert_true(test_host_metric(fx.th, "streamit_storage_syncs_total", labels) > syncs);
 }
 
+/* No byte can be written: not a small file, not an index entry. */
+static int nothing_is_written(const char *point)
+{
+    return strncmp(point, "small.", 6) == 0 || strncmp(point, "index.", 6) == 0 ? ENOSPC : 0;
+}
+
+/* A log opens on a full disk whatever its side files say: clean or not, indexes gone, metadata
+ * garbled. What could not be written is, when there is room again. */
+static void test_opens_when_nothing_can_be_written(void **state)
+{
+    (void)state;
+    char meta[512], index[512];
+    struct sti_storage_state opened;
+    struct fx_read read;
+    struct sti_storage_partition *part = partition_with("t", 200);
+    fx_path(&fx, "t", "partition.metadata", meta, sizeof meta);
+    fx_path(&fx, "t", "00000000000000000000.index", index, sizeof index);
+    assert_int_equal(fx.api->close(part, NULL), STI_OK);
+    for (int round = 0; round < 3; round++) { /* after an orderly end, then after none */
+        FILE *file = fopen(meta, "w");
+        assert_non_null(file);
+        assert_true(fputs("no such thing\n", file) >= 0);
+        assert_int_equal(fclose(file), 0);
+        (void)remove(index);
+        sti_fault_hook = nothing_is_written;
+        assert_int_equal(fx_open(&fx, "t", 0, &part, &opened), STI_OK);
+        assert_int_equal(opened.written_end, 200);
+        assert_int_equal(opened.flags, 0);
+        assert_int_equal(fx_read(&fx, part, 100, 200, 1 << 24, STI_READ_MEMORY, &read), STI_OK);
+        assert_int_equal(fx_read_check(&read, 100), 200);
+        fx_read_release(&read);
+        assert_int_equal(round == 2 ? STI_OK : fx.api->discard(part, NULL), STI_OK);
+        sti_fault_hook = NULL;
+    }
+    assert_int_equal(fx_append(&fx, part, 200, 1, 1000, 1000, 1), STI_OK);
+    assert_int_equal(fx.api->close(part, NULL), STI_OK);
+    assert_int_equal(fx_open(&fx, "t", 0, &part, &opened), STI_OK);
+    assert_int_equal(opened.written_end, 201);
+    assert_int_equal(fx.api->close(part, NULL), STI_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_tells_the_file_system, setup, teardown),
         cmocka_unit_test_setup_teardown(test_quiet_partitions_give_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reserves_less_when_scarce, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_opens_when_nothing_can_be_written, setup, teardown),
         cmocka_unit_test_setup_teardown(test_discard_syncs_nothing, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
