@@ -20,7 +20,7 @@ LISTS := $(shell find CMakeLists.txt cmake sdk kernel proto broker plugins daemo
            \( -name CMakeLists.txt -o -name '*.cmake' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-faults run test test-full test-extra fuzz demo bench lint format install clean deps-build deps-test deps-lint
+.PHONY: help build build-faults run test test-full test-extra fuzz demo bench bench-storage lint format install clean deps-build deps-test deps-lint
 
 help: ## this list
 	@echo "StreamIt: make TARGET"
@@ -57,6 +57,9 @@ demo: build ## one node: produce a real file, kill -9, restart, consume, compare
 
 bench: build ## first figures on this machine
 	@bench/run.sh $(BUILD)
+
+bench-storage: build ## figures of the storage engine alone, beside bare loops
+	@bench/storage.py $(BUILD) --write
 
 lint: deps-build deps-test deps-lint build ## format, clang-tidy, layers, banned calls, shell, spelling, READMEs
 	@tools/lint.sh $(BUILD)

@@ -369,6 +369,12 @@ def document(rounds, facts):
     return "\n\n".join(parts) + "\n"
 
 
+def others_sections(text):
+    """What other programs have written behind ours, from the first of their marks on."""
+    at = text.find("<!-- ")
+    return "" if at < 0 else "\n" + text[at:]
+
+
 def report(rounds, facts):
     print("\n".join(f"{name}: {text}" for name, text in facts))
     print("\n" + plain(figures(rounds)) + "\n")
@@ -462,8 +468,11 @@ def main():
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"facts": dict(facts), "rounds": rounds}, file, indent=1)
     if options.write:
-        with open(os.path.join(ROOT, "docs", "benchmarks.md"), "w", encoding="utf-8") as file:
-            file.write(document(rounds, facts))
+        path = os.path.join(ROOT, "docs", "benchmarks.md")
+        with open(path, encoding="utf-8") as file:
+            kept = others_sections(file.read())
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(document(rounds, facts) + kept)
     missed = [title for title, name, _, target, _, _ in ROWS if not meets(median(rounds, name), target)]
     if missed and options.require:
         sys.exit("bench: missed: " + ", ".join(missed))

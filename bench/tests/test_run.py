@@ -12,6 +12,7 @@ BENCH = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, BENCH)
 
 import run  # noqa: E402
+import storage  # noqa: E402
 
 MIB = 1 << 20
 FACTS = [("machine", "any")]
@@ -55,6 +56,46 @@ class Arithmetic(unittest.TestCase):
             self.assertIn(f"| {title} |", text)
         for line in text.splitlines():
             self.assertEqual(line.startswith("|"), line.endswith("|"), line)
+
+
+class Storage(unittest.TestCase):
+    def rounds(self):
+        names = {row[1] for row in storage.ROWS} | {row[4][0] for row in storage.ROWS if row[4] is not None}
+        return [dict.fromkeys(names, float(n)) for n in (1, 5, 3)]
+
+    def test_targets_are_held_against_the_limit_of_the_same_round(self):
+        rounds = self.rounds()
+        for one, bare in zip(rounds, (2.0, 10.0, 6.0)):
+            one["append_bare_mb"] = bare
+            one["commit1_bare_us"] = one["commit1_us"] - 61
+        rows, missed = storage.figures(rounds)
+        by_title = {row[0]: row for row in rows}
+        self.assertEqual(by_title["append 1 MiB batches"][4:], ["6.00", "0.50", ">= 0.85 of it", "NO"])
+        self.assertEqual(by_title["commit, 1 KiB alone, median"][5:], ["+61 us", "<= it + 60 us", "NO"])
+        self.assertEqual(by_title["commit, 16 waiters"][5:], ["1.00", ">= 0.80 of it", "yes"])
+        self.assertIn("idle partitions: maps", missed)
+        self.assertNotIn("open of 5,000 segments", missed)
+
+    def test_a_section_replaces_its_own_and_nothing_else(self):
+        first = storage.section(self.rounds(), FACTS)
+        text = storage.put("# Benchmarks\n\nours\n", first)
+        self.assertTrue(text.startswith("# Benchmarks\n\nours\n\n" + storage.BEGIN))
+        other = "<!-- another -->\nkept\n"
+        again = storage.put(text + "\n" + other, first.replace("append", "APPEND"))
+        self.assertEqual(again.count(storage.BEGIN), 1)
+        self.assertIn("APPEND", again)
+        self.assertTrue(again.endswith("\n" + other))
+        self.assertEqual(run.others_sections(again), "\n" + again[again.index(storage.BEGIN):])
+        self.assertEqual(run.others_sections("# Benchmarks\n"), "")
+
+    def test_a_quick_round(self):
+        with tempfile.TemporaryDirectory() as folder:
+            one = storage.one_round(os.environ["STREAMIT_BUILD"], folder, (16, 16, 20), ())
+            self.assertEqual(os.listdir(folder), [])
+        for _, name, *_ in storage.ROWS:
+            self.assertIn(name, one)
+        self.assertEqual(one["idle_open_files"], 0)
+        self.assertEqual(one["open_segments"], 5000)
 
 
 class Limits(unittest.TestCase):

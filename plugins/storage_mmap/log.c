@@ -456,8 +456,9 @@ static int sync_cut(struct sti_storage_partition *part, struct sti_err *err)
                : sti_err_set(err, STI_E_IO, "%s: sync of the cut: %s", part->name, strerror(saved));
 }
 
+/* @param claimed  out: the caller is to sync, with smm_flush_claimed */
 static int append_locked(struct sti_storage_partition *part, struct sti_storage_append *op,
-                         struct sti_err *err)
+                         bool *claimed, struct sti_err *err)
 {
     struct run runs = {0};
     if (part->poisoned || part->damaged) {
@@ -489,7 +490,7 @@ static int append_locked(struct sti_storage_partition *part, struct sti_storage_
         }
         STI_CRASH_POINT("segment.append.after_publish");
         pthread_mutex_lock(&part->mu);
-        smm_flush_appended(part);
+        *claimed = smm_flush_appended(part, true);
         pthread_mutex_unlock(&part->mu);
         if (rolled >= 0) {
             smm_flush_want(part, rolled);
@@ -515,10 +516,11 @@ int smm_append(struct sti_storage_partition *part, struct sti_storage_append *op
     for (uint32_t i = 0; i < op->batch_count; i++) {
         len += op->batches[i]->len;
     }
+    bool claimed = false;
     int rc = smm_flush_group(part, len, &err);
     pthread_mutex_lock(&part->write_mu);
     if (rc == STI_OK) {
-        rc = append_locked(part, op, &err);
+        rc = append_locked(part, op, &claimed, &err);
     }
     int64_t end = part->written_end;
     pthread_mutex_unlock(&part->write_mu);
@@ -533,5 +535,8 @@ int smm_append(struct sti_storage_partition *part, struct sti_storage_append *op
         sti_metric_add(part->store->metrics.appends, 1);
     }
     op->done(op, rc, rc == STI_OK ? NULL : &err);
+    if (claimed) { /* the partition stays: a close waits for the strand, which is this thread's */
+        smm_flush_claimed(part);
+    }
     return STI_OK;
 }

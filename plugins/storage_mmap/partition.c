@@ -105,7 +105,8 @@ int smm_configure(struct sti_storage_partition *part, const struct sti_storage_s
         pthread_mutex_lock(&part->mu);
         take_settings(part, settings);
         if (part->synced_end < part->written_end && !part->poisoned) {
-            smm_flush_appended(part); /* the new policy holds for what is written already, too */
+            (void)smm_flush_appended(
+                part, false); /* the new policy holds for what is written already, too */
         }
         pthread_mutex_unlock(&part->mu);
         pthread_mutex_unlock(&part->side_mu);

@@ -323,7 +323,8 @@ int smm_offset_for_time(struct sti_storage_partition *part, int64_t timestamp_ms
 /* ---- flush.c */
 void smm_flush_run(struct smm_job *job);
 void smm_flush_tick(struct smm_job *job);
-void smm_flush_appended(struct sti_storage_partition *part);
+bool smm_flush_appended(struct sti_storage_partition *part, bool claim);
+void smm_flush_claimed(struct sti_storage_partition *part);
 void smm_flush_opened(struct sti_storage_partition *part);
 void smm_flush_want(struct sti_storage_partition *part, int64_t want);
 int smm_flush_now(struct sti_storage_partition *part, int64_t want, struct sti_err *err);
