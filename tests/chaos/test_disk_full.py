@@ -10,6 +10,7 @@ The whole program runs in a mount namespace of its own, so that no mount outlive
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -254,6 +255,39 @@ class SmallDisk(DiskTest):
     @unittest.skipUnless(harness.FULL, "the long version")
     def test_ext4(self):
         self.default_node("ext4")
+
+
+class SlowConsumer(DiskTest):
+    """Who reads and does not go on pins what was handed to it, and nothing else."""
+
+    def test_deletion_frees_the_rest(self):
+        self.make_disk("tmpfs", 64)
+        path, lines = self.source(64)
+        node = self.node_on_disk(["broker.disk_slowdown_ms=200"]).start()
+        self.create(node, "t", "segment.bytes=1048576")
+        acked = self.fill_up(node, ["t"], path)
+        command = [harness.CLI, "--server", node.server, "consume", "--topic", "t", "--from", "beginning"]
+        consumer = harness.spawn(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            first = consumer.stdout.read(LINE + 1)
+            consumer.send_signal(signal.SIGSTOP)
+            self.cli(node, "delete-topic", "--name", "t")
+            self.until("space", lambda: self.level(node) == 0)
+            self.until("space", lambda: self.total() - self.free() < acked[0] * LINE // 2)
+            self.create(node, "u")
+            self.produce(node, "u", lines[: LINE + 1])
+            consumer.send_signal(signal.SIGCONT)
+            while len(first) < MIB:  # what it had in hand is still what was stored
+                piece = consumer.stdout.read(LINE + 1)
+                if not piece:
+                    break
+                first += piece
+            self.assertTrue(lines.startswith(first))
+        finally:
+            consumer.kill()
+            consumer.wait()
+            consumer.stdout.close()
+        self.until("all the space", lambda: self.total() - self.free() < 8 * MIB)
 
 
 class OtherWriters(DiskTest):
