@@ -5,7 +5,7 @@
  * take it. part->side_mu    over I/O: small files and indexes of closed segments. Reads without
  * waiting never take it. store->files_mu  short: list of open files part->mu         short:
  * segments, ends, cursors, index entries that wait, jobs store->table_mu and store->live_mu nest
- * inside nothing and hold nothing.
+ * inside nothing; under table_mu a write_mu is tried, never waited for (space.c).
  */
 #ifndef STORAGE_MMAP_H
 #define STORAGE_MMAP_H
