@@ -135,6 +135,8 @@ struct broker {
         struct sti_timer timer;
         bool armed, running, stopped; /* @locks mu */
     } reopen;
+    pthread_mutex_t offline_mu;
+    struct brk_offline *offline_list; /* @locks offline_mu: why; the first one failed first */
     struct sti_timer retention_timer;
     bool retention_armed; /* @locks admin_mu */
 

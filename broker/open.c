@@ -19,14 +19,65 @@
 
 #include "broker/internal.h"
 
+/* One that is offline, and why: whoever looks at /ready is told of the first. */
+struct brk_offline {
+    struct brk_offline *next;
+    const struct brk_partition *part; /* to find it again, never looked into */
+    char text[144];
+};
+
+/* @locks part->mu held */
+static void offline_add(struct brk_partition *part)
+{
+    struct broker *broker = part->broker;
+    struct brk_offline *node = calloc(1, sizeof *node);
+    struct sti_err why;
+    atomic_fetch_add(&broker->offline, 1);
+    if (node == NULL) {
+        return; /* counted, if not explained */
+    }
+    brk_partition_why(part, &why);
+    node->part = part;
+    snprintf(node->text, sizeof node->text, "%.143s", why.msg);
+    pthread_mutex_lock(&broker->offline_mu);
+    if (broker->offline_list == NULL) {
+        broker->offline_list = node;
+    } else { /* the first stays the first */
+        node->next = broker->offline_list->next;
+        broker->offline_list->next = node;
+    }
+    pthread_mutex_unlock(&broker->offline_mu);
+}
+
+static void offline_drop(const struct brk_partition *part)
+{
+    struct broker *broker = part->broker;
+    struct brk_offline *gone = NULL, **at = &broker->offline_list;
+    pthread_mutex_lock(&broker->offline_mu);
+    while (*at != NULL && (*at)->part != part) {
+        at = &(*at)->next;
+    }
+    if (*at != NULL) {
+        gone = *at;
+        *at = gone->next;
+    }
+    pthread_mutex_unlock(&broker->offline_mu);
+    free(gone);
+    atomic_fetch_sub(&broker->offline, 1);
+}
+
 void brk_offline_report(struct broker *broker)
 {
-    char detail[96];
+    char detail[192];
     uint32_t offline;
     /* Several threads may report at once: whoever told an old number tells the new one too. */
     do {
         offline = atomic_load(&broker->offline);
-        snprintf(detail, sizeof detail, "%u partitions are offline and take no appends", offline);
+        pthread_mutex_lock(&broker->offline_mu);
+        snprintf(detail, sizeof detail, "%u partitions are offline and take no appends: %s",
+                 offline,
+                 broker->offline_list == NULL ? "see the log" : broker->offline_list->text);
+        pthread_mutex_unlock(&broker->offline_mu);
         broker->host->health(broker->host->ctx, "offline_partitions",
                              offline == 0 ? STI_HEALTH_OK : STI_HEALTH_DEGRADED, detail);
         sti_metric_set(broker->metrics.partitions_offline, offline);
@@ -71,9 +122,9 @@ void brk_partition_set_state(struct brk_partition *part, int state, const struct
         brk_partition_keep_why(part, why);
     }
     if (is && !was) {
-        atomic_fetch_add(&part->broker->offline, 1);
+        offline_add(part);
     } else if (was && !is) {
-        atomic_fetch_sub(&part->broker->offline, 1);
+        offline_drop(part);
     }
 }
 

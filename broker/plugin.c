@@ -48,6 +48,7 @@ static int broker_create(const struct sti_host *host, const void *conf, void **s
     atomic_init(&broker->state, BRK_CREATED);
     pthread_mutex_init(&broker->admin_mu, NULL);
     pthread_mutex_init(&broker->admit_mu, NULL);
+    pthread_mutex_init(&broker->offline_mu, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&broker->settled_cond, &attr);
@@ -71,6 +72,7 @@ static void broker_destroy(void *self)
     pthread_cond_destroy(&broker->settled_cond);
     pthread_mutex_destroy(&broker->admin_mu);
     pthread_mutex_destroy(&broker->admit_mu);
+    pthread_mutex_destroy(&broker->offline_mu);
     free(broker);
 }
 
