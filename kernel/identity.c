@@ -141,17 +141,16 @@ static bool value_of(const char *text, const char *key, char *out, size_t size)
 static int parse(const char *data_dir, const char *text, int32_t node_id, struct krn_identity *out,
                  struct sti_err *err)
 {
-    char value[64];
+    char value[64], expected[64];
     const char *sum_at = strstr(text, checksum_key);
     if (sum_at == NULL || !value_of(sum_at, checksum_key, value, sizeof value)) {
         return damaged(data_dir, "no checksum", err);
     }
     uint32_t sum = krn_identity_sum(text, (size_t)(sum_at - text));
-    uint32_t said = (uint32_t)strtoul(value, NULL, 16);
-    if (sum != said) {
+    (void)snprintf(expected, sizeof expected, "%s%08" PRIx32 "\n", checksum_key, sum);
+    if (strcmp(sum_at, expected) != 0) { /* exactly that, and the end of the file */
         char what[80];
-        (void)snprintf(what, sizeof what, "checksum %08" PRIx32 ", its content has %08" PRIx32,
-                       said, sum);
+        (void)snprintf(what, sizeof what, "checksum %.8s, its content has %08" PRIx32, value, sum);
         return damaged(data_dir, what, err);
     }
     if (!value_of(text, "format_version=", value, sizeof value)) {

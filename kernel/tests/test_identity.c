@@ -92,6 +92,39 @@ static void test_damage_and_newer_format(void **state)
     assert_non_null(strstr(newer.msg, "format_version 9, this StreamIt knows 1: upgrade StreamIt"));
 }
 
+/* Each bit of each byte, and each cut. */
+static void test_every_byte_counts(void **state)
+{
+    (void)state;
+    struct krn_identity id;
+    char good[512], bad[512];
+    assert_int_equal(unlink(file), 0);
+    struct sti_err err = {0};
+    assert_int_equal(krn_identity_open(data, 7, &id, &err), STI_OK);
+    krn_identity_close(&id);
+    FILE *in = fopen(file, "r");
+    assert_non_null(in);
+    size_t len = fread(good, 1, sizeof good - 1, in);
+    fclose(in);
+    assert_true(len > 60);
+    for (size_t i = 0; i < 9 * len; i++) {
+        memcpy(bad, good, len);
+        bad[len] = '\0';
+        if (i < 8 * len) {
+            bad[i / 8] = (char)(bad[i / 8] ^ 1 << i % 8);
+        } else {
+            bad[i - 8 * len] = '\0';
+        }
+        write_identity(bad); /* a null byte cuts */
+        assert_int_equal(krn_identity_open(data, 7, &id, &err), STI_E_DATA_LOSS);
+        assert_int_equal(id.lock_fd, -1);
+    }
+    good[len] = '\0';
+    write_identity(good);
+    assert_int_equal(krn_identity_open(data, 7, &id, &err), STI_OK);
+    krn_identity_close(&id);
+}
+
 static void test_no_folder_can_be_made(void **state)
 {
     (void)state;
@@ -124,6 +157,7 @@ int main(void)
         cmocka_unit_test(test_second_daemon_is_refused),
         cmocka_unit_test(test_other_node_is_refused),
         cmocka_unit_test(test_damage_and_newer_format),
+        cmocka_unit_test(test_every_byte_counts),
         cmocka_unit_test(test_no_folder_can_be_made),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -576,7 +576,7 @@ class NodeFiles(Case):
                 self.refused(node, "the file identity is damaged")
                 with open(path, "wb") as file:
                     file.write(good)
-        for cut in self.sample(range(len(good) - 1), 3):
+        for cut in self.sample(range(len(good)), 3):
             with self.subTest(cut=cut):
                 with open(path, "wb") as file:
                     file.write(good[:cut])

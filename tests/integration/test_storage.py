@@ -189,6 +189,35 @@ class Instances(harness.TestCase):
             self.assertFalse(os.path.exists(node.partition_dir("u", 0)))
 
 
+class Stop(harness.TestCase):
+    def test_everything_is_there_after_an_orderly_stop(self):
+        """Each flush policy, each ack that promises something: the same bytes, and no byte of the log is read to start."""
+        node = self.node().start()
+        sent = {}
+        with grpc_client.Client(node) as client:
+            for policy in ("onroll", "interval", "commit"):
+                client.create(policy, config={"flush.policy": policy, "segment.bytes": "16384"})
+                sent[policy] = []
+                for number in range(60):
+                    acks = (pb.ACKS_LEADER, pb.ACKS_QUORUM)[number % 2]
+                    records = [b"%d-%d" % (number, i) + b"." * 300 for i in range(3)]
+                    row = client.produce(policy, 0, records, acks=acks)
+                    self.assertEqual(row.base_offset, len(sent[policy]), row)
+                    sent[policy] += records
+        for _ in range(2):
+            self.assertEqual(node.stop(), 0)
+            node.start()
+            with grpc_client.Client(node) as client:
+                for policy, values in sent.items():
+                    records = client.read(policy, 0)
+                    self.assertEqual([r.value for r in records], values)
+                    self.assertEqual([r.offset for r in records], list(range(len(values))))
+            with urllib.request.urlopen(f"http://{node.http}/metrics", timeout=20) as answer:
+                lines = answer.read().decode().splitlines()
+            read = [line for line in lines if line.startswith("streamit_storage_recovered_bytes_total") and "mmap" in line]
+            self.assertEqual([line.split()[-1] for line in read], ["0"])
+
+
 class Engine(harness.TestCase):
     """Another engine over existing data is refused by name, with the way to migrate."""
 
