@@ -387,7 +387,9 @@ class Beside(Case):
             elif harm == "garbled":
                 self.flip(path, 2)
             else:
-                self.flip(path, good.index(b"id: ") + 6, 0x01)
+                at = good.index(b"id: ") + 6
+                with open(path, "wb") as file:
+                    file.write(good[:at] + (b"1" if good[at : at + 1] == b"0" else b"0") + good[at + 1 :])
             with self.subTest(harm=harm):
                 node.start()
                 if harm != "another id":
