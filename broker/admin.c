@@ -136,7 +136,7 @@ static void mark_done(struct sti_proposal *proposal, int status, const struct st
     change_free(mark);
 }
 
-void brk_change_settled(struct brk_topic *topic, struct brk_change *waiting, bool mark,
+void brk_change_settled(struct brk_topic *topic, struct brk_change *waiting, bool mark, bool gone,
                         int32_t partitions, const struct sti_err *failure)
 {
     struct broker *broker = topic->broker;
@@ -148,10 +148,10 @@ void brk_change_settled(struct brk_topic *topic, struct brk_change *waiting, boo
         change->broker = broker;
         change->waiting = waiting;
         change->failure = *failure;
-        change->deletion = topic->deleted;
+        change->deletion = gone;
         memcpy(change->id, topic->id, sizeof change->id);
-        change->command = topic->deleted ? cat_encode_purged(topic->id, &len)
-                                         : cat_encode_created(topic->id, partitions, &len);
+        change->command = gone ? cat_encode_purged(topic->id, &len)
+                               : cat_encode_created(topic->id, partitions, &len);
         change->proposal = (struct sti_proposal){.struct_size = sizeof change->proposal,
                                                  .flags = STI_PROPOSAL_FREES_SPACE, /* or tiny */
                                                  .command = change->command,
@@ -163,8 +163,8 @@ void brk_change_settled(struct brk_topic *topic, struct brk_change *waiting, boo
         }
         change_free(change);
     }
-    waiting_answer(waiting, failure);
-    if (topic->deleted) {
+    waiting_answer(waiting, failure); /* from here on somebody may delete the topic */
+    if (gone) {
         deletions_answer(broker, topic->id, failure);
     }
 }

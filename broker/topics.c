@@ -246,9 +246,9 @@ void brk_topic_settled(struct brk_partition *part, bool closed, int status,
     brk_offline_report(broker);
     if (last && closed == deleted && atomic_load(&broker->state) != BRK_STOPPED) {
         bool mark = failure.code == STI_OK && created >= 0 && (deleted || created < count);
-        brk_change_settled(topic, waiting, mark, count, &failure);
+        brk_change_settled(topic, waiting, mark, deleted, count, &failure);
     } else if (last) {
-        brk_change_settled(topic, waiting, false, count, &failure);
+        brk_change_settled(topic, waiting, false, closed && deleted, count, &failure);
     }
     if (closed) {
         part->owner = NULL;
