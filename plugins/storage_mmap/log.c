@@ -49,7 +49,7 @@ static int write_all(int fd, struct iovec *iov, int count, uint64_t *pos)
             iov++;
             count--;
         }
-        if (n > 0) {
+        if (n > 0 && count > 0) {
             iov->iov_base = (char *)iov->iov_base + n;
             iov->iov_len -= (size_t)n;
         }
