@@ -601,7 +601,7 @@ static void test_indexes_are_built_anew(void **state)
 
 /* ---- what goes away under the scrub -------------------------------------------------------- */
 
-enum what { CLOSE, TRIM, TRUNCATE, REMOVE, POISON, STOP, WHATS };
+enum what { CLOSE, TRIM, TRUNCATE, REMOVE, POISON, STOP, WHAT_COUNT };
 
 static int no_sync(const char *point)
 {
@@ -638,7 +638,7 @@ static void test_partitions_that_change(void **state)
     fx_stop(&fx);
     fx_option(&fx, "scrub_bytes_per_s", 1 << 20);
     fx.settings.segment_bytes = 500000;
-    for (int what = 0; what < WHATS; what++) {
+    for (int what = 0; what < WHAT_COUNT; what++) {
         for (int at = 1; at <= 16; at += 3) {
             struct sti_storage_state st;
             fx_start(&fx);
