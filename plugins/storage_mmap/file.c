@@ -8,10 +8,10 @@
  * it is handed out, so that a page that a disk cannot give is an error here and not a signal there.
  *
  * Too many open: the list is kept by when a file got its place in it, the latest first. A use only
- * stamps the file, so that readers take no lock for it; who looks for a victim begins at the old
- * end, and gives a file that was used since a new place instead of closing it. That is least
- * recently used as near as it matters, at a bounded cost. Files with unsynced bytes are passed over
- * for a while, so that a write error of the kernel's is not forgotten with the inode.
+ * stamps the file, so that readers take no lock for it. Who looks for a victim takes, of a bounded
+ * number at the old end, the one used longest ago, and gives those that were used since a new
+ * place. That is least recently used as near as it matters, at a bounded cost. Files with unsynced
+ * bytes go last, so that a write error of the kernel's is not forgotten with the inode.
  *
  * Files that readers hold after the engine let go of them are outside that bound; their maps count
  * against max_maps, and a read that would need one more is refused.
@@ -241,25 +241,31 @@ static void let_go(struct smm_file *chain)
     }
 }
 
-/* Which file to close? The one longest unused, as far as a few looks tell. @locks files_mu held */
+/* Which file to close? Of those at the old end of the list the one that was used longest ago, one
+ * without unsynced bytes if there is one. Those that were used since they got their place get a new
+ * one, so that the next search meets others. @locks files_mu held */
 static struct smm_file *pick_victim(struct smm_store *store, const struct smm_file *keep)
 {
-    struct smm_file *dirty = NULL, *file = store->files_last;
+    struct smm_file *victim = NULL, *file = store->files_last;
+    uint64_t victim_us = 0;
+    bool victim_dirty = false;
     for (unsigned looks = 0; file != NULL && looks < VICTIM_LOOKS; looks++) {
         struct smm_file *before = file->prev;
-        if (file == keep ||
-            atomic_load_explicit(&file->used_us, memory_order_relaxed) > file->queued_us) {
-            list_unlink(store, file); /* it was used since */
+        uint64_t used_us = atomic_load_explicit(&file->used_us, memory_order_relaxed);
+        bool dirty = atomic_load_explicit(&file->dirty, memory_order_relaxed);
+        if (file != keep && (victim == NULL || dirty < victim_dirty ||
+                             (dirty == victim_dirty && used_us < victim_us))) {
+            victim = file;
+            victim_us = used_us;
+            victim_dirty = dirty;
+        }
+        if (used_us > file->queued_us) {
+            list_unlink(store, file);
             list_push(store, file);
-        } else if (!atomic_load_explicit(&file->dirty, memory_order_relaxed)) {
-            return file;
-        } else if (dirty == NULL) {
-            dirty = file;
         }
         file = before;
     }
-    file = dirty != NULL ? dirty : store->files_last;
-    return file == keep ? NULL : file;
+    return victim;
 }
 
 /* While more than the limit are open, close others.

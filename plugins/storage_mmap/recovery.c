@@ -268,6 +268,9 @@ static int open_segment(struct scan *s, const struct smm_segment *seg, struct st
     sti_log_name(name, seg->base_offset, ".index");
     s->index_fd = s->fd < 0 ? -1 : openat(s->dir_fd, name, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
     sti_log_walk_init(&s->walk, scan_read, s, s->buf, SCAN_BUF, seg->size);
+    if (s->fd >= 0) { /* from its start to its end: read twice as far ahead */
+        (void)posix_fadvise(s->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    }
     return s->fd >= 0
                ? STI_OK
                : sti_err_set(err,

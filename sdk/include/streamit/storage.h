@@ -113,8 +113,9 @@ struct sti_storage_state {
 #define STI_STORAGE_STATE_POISONED 0x1u
 #define STI_STORAGE_STATE_DAMAGED  0x2u
 
-/* Events from storage to the broker; each may be NULL. They run on an executor thread, never
- * concurrently for one partition and kind, and not after close returned. */
+/* Events from storage to the broker; each may be NULL. They run on an executor thread, which may be
+ * that of an append of the same partition, inside the call; never concurrently for one partition
+ * and kind, and not after close returned. */
 struct sti_storage_events {
     uint32_t struct_size;
     uint32_t reserved;
