@@ -350,8 +350,11 @@ class Checker:
         return f"storage_mmap/{part.name()}/"
 
     def trimmed_to(self, part):
-        text = self.image["now"].get(self.folder(part) + "log-start-offset")
-        return int(text.split(b"\n")[1]) if text else 0
+        """Where the log began, as its small files said when the power went."""
+        start = self.image["now"].get(self.folder(part) + "log-start-offset") or b"0\n0\n"
+        point = self.image["now"].get(self.folder(part) + "recovery-point") or b""
+        starts = [line.split()[1] for line in point.split(b"\n") if line.startswith(b"log ")]
+        return max(int(start.split(b"\n")[1]), *map(int, starts or [0]))
 
     def segments(self, tree, part):
         prefix = self.folder(part)

@@ -29,7 +29,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import faultfs  # noqa: E402
 import harness  # noqa: E402
 import powerloss  # noqa: E402
-from power_history import Checker, Clients, History, load, now  # noqa: E402
+from power_history import Checker, Clients, History, load, now, split  # noqa: E402
 
 SEEDS = int(os.environ.get("STREAMIT_SEEDS") or (200 if harness.FULL else 15))
 LIVES = 3
@@ -196,6 +196,46 @@ class Power(harness.TestCase):
             lost, cut = lost + chain.lost, cut + chain.cut_bytes
         print(f"{SEEDS} chains of {LIVES} losses: {lost} batches without a promise lost, {cut} bytes cut", file=sys.stderr)
         self.assertGreater(lost + cut, 0, "the losses were losses")
+
+    def synced(self, layer, part):
+        """The end of what of a partition would outlast a loss of power now, and the folder that would be left at the least."""
+        records = powerloss.read_journal(layer.journal)
+        disk = powerloss.Disk.of({})
+        disk.replay(records, 0, len(records))
+        tree, end = disk.least(), 0
+        for path in sorted(p for p in tree if p.startswith(f"storage_mmap/{part.name()}/") and p.endswith(".log")):
+            end = max([end] + [behind for _, behind, _ in split(tree[path])])
+        return end, tree
+
+    def test_interval_is_kept_without_further_appends(self):
+        rng = random.Random(harness.seed())
+        node, history = self.node(), History()
+        os.makedirs(node.data_dir)
+        layer = faultfs.Layer(self.folder, node.data_dir, journal=True, boot_id=str(uuid.uuid4()), real_sync=False)
+        self.addCleanup(layer.close)
+        node.prefix = layer.prefix()
+        node.start()
+        clients = Clients(node, history)
+        part = clients.create("i", 1, TOPICS["i"])["partitions"][0]
+        for _ in range(20):
+            clients.produce(part, part.batch(rng))
+        acked = [(base, batch) for _, base, batch, _ in part.acked]
+        deadline = time.monotonic() + 30
+        end, tree = self.synced(layer, part)
+        while end <= acked[-1][0] and time.monotonic() < deadline:
+            time.sleep(0.02)
+            end, tree = self.synced(layer, part)
+        self.assertGreater(end, acked[-1][0], "the timer has synced everything")
+        clients.close()
+        node.kill()
+        powerloss.write_tree(tree, node.data_dir)
+        node.prefix = []
+        node.start()
+        clients = Clients(node, history)
+        row = clients.client.fetch("i", 0, 0, max_bytes=1 << 20)
+        self.assertEqual([(base, batch[16:]) for base, _, batch in split(row.batches)],
+                         [(base, batch[16:]) for base, batch in acked])
+        clients.close()
 
 
 if __name__ == "__main__":
