@@ -226,14 +226,15 @@ static char *text_of(const char *fmt, ...)
 static void run_case(const struct cfm_args *args, const struct cfm_suite *suite,
                      const struct cfm_case *c, const char *dir, uint64_t caps)
 {
-    static char *data_dir, *instance_dir, *log;
+    static char *data_dir, *instance_dir;
     static struct cfm cfm;
     int log_fd = STDERR_FILENO;
     data_dir = text_of("%s/data", dir);
     instance_dir = text_of("%s/subject", data_dir);
-    log = text_of("%s/log", dir);
     if (!args->log) {
+        char *log = text_of("%s/log", dir);
         log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        free(log);
     }
     (void)signal(SIGPIPE, SIG_IGN);
     cfm = (struct cfm){.dir = dir,
@@ -312,10 +313,10 @@ static bool judge(int status, time_t timeout_s)
         (void)snprintf(page->reason, sizeof page->reason, "ended by signal %d (%s)%s%s",
                        WTERMSIG(status), strsignal(WTERMSIG(status)), at, page->step);
     } else if (outcome != FAILED && (outcome == RUNNING || WEXITSTATUS(status) != 0)) {
-        outcome = FAILED;
         (void)snprintf(page->reason, sizeof page->reason, "its process exited with status %d%s%s%s",
                        WEXITSTATUS(status), outcome == PASSED ? " after the last check" : "", at,
                        page->step);
+        outcome = FAILED;
     }
     atomic_store(&page->outcome, outcome);
     return true;
