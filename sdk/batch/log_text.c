@@ -85,6 +85,10 @@ static bool take_number(const char **text, char behind, int64_t min, int64_t max
     if (**text != '-' && (**text < '0' || **text > '9')) {
         return false; /* strtoll would pass over spaces and newlines */
     }
+    const char *digits = **text == '-' ? *text + 1 : *text;
+    if (digits[0] == '0' && (digits != *text || (digits[1] >= '0' && digits[1] <= '9'))) {
+        return false; /* nobody writes -0 or 007 */
+    }
     errno = 0;
     long long value = strtoll(*text, &end, 10);
     if (errno != 0 || *end != behind || value < min || value > max) {

@@ -14,6 +14,9 @@ names=("$@")
 [ ${#names[@]} -gt 0 ] || names=(batch files storage metadata config)
 found=$build/fuzz-found
 mkdir -p "$found"
+STREAMIT_FUZZ_DIR=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo /tmp)" streamit-fuzz-run-XXXXXX) || exit 1
+export STREAMIT_FUZZ_DIR
+trap 'rm -rf "$STREAMIT_FUZZ_DIR"' EXIT
 
 one()
 {

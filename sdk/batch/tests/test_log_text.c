@@ -200,6 +200,9 @@ static void offsets(void **state)
         {"0\n 7\n", STI_E_DATA_LOSS, 2},
         {"0\n7", STI_E_DATA_LOSS, 2},
         {"0\n7\n\n", STI_E_DATA_LOSS, 4},
+        {"0\n07\n", STI_E_DATA_LOSS, 2},
+        {"00\n7\n", STI_E_DATA_LOSS, 0},
+        {"0\n-0\n", STI_E_DATA_LOSS, 2},
         {"1\n7\n", STI_E_UNSUPPORTED, 2},
         {"x\n7\n", STI_E_DATA_LOSS, 0},
     };
