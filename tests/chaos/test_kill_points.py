@@ -178,7 +178,10 @@ class KillPoints(harness.TestCase):
 
     def _prepare(self, node, point):
         """What a bad disk, or an operator, may have done to the folder in between."""
-        part = self.rng.choice([p for p in self.partitions if node.segments(p.topic, p.index)])
+        stored = [p for p in self.partitions if node.segments(p.topic, p.index)]
+        if not stored:
+            return  # the first death came before anything was stored
+        part = self.rng.choice(stored)
         if "_cut" in point or self.rng.random() < 0.2:
             with open(node.segments(part.topic, part.index)[-1], "ab") as file:
                 file.write(self.rng.choice([bytes(self.rng.randrange(1, 5000)), self.rng.randbytes(self.rng.randrange(1, 300))]))
