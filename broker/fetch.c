@@ -41,7 +41,8 @@ struct brk_fetch {
     bool may_wait, failed, parked, on_executor, would_block;
     uint32_t row_count, next_row;
     uint64_t started_us, due_us, open_due_us, bytes;
-    struct sti_storage_read read; /* of row next_row */
+    struct sti_storage_read read;        /* of row next_row */
+    struct sti_storage_partition *store; /* that it reads from */
     struct brk_fetch_row rows[];
 };
 
@@ -399,7 +400,7 @@ static bool row_prepare(struct brk_fetch_row *row, int64_t *end)
     } else {
         brk_partition_why(part, &err);
     }
-    row->opening = !readable && state == BRK_PART_OPENING;
+    row->opening = state == BRK_PART_OPENING; /* until it is through, its ends are not all known */
     pthread_mutex_unlock(&part->mu);
     *end = high;
     out->current_leader_epoch = part->leader_epoch;
@@ -429,11 +430,28 @@ static bool row_prepare(struct brk_fetch_row *row, int64_t *end)
     return out->offset < high;
 }
 
+/* A trim that is under way has moved the start of the log, and the strand tells it only when the
+ * files are gone: ask storage, so that whoever begins anew at the start is not sent back there.
+ * A read is under way, which keeps `store` open. */
+static void start_learn(struct brk_partition *part, struct sti_storage_partition *store)
+{
+    struct sti_storage_state state = {.struct_size = sizeof state};
+    sti_storage_of(&part->storage)->state(store, &state);
+    pthread_mutex_lock(&part->mu);
+    if (state.log_start > atomic_load(&part->log_start)) {
+        atomic_store(&part->log_start, state.log_start);
+    }
+    pthread_mutex_unlock(&part->mu);
+}
+
 static void read_done(struct sti_storage_read *op, int status, const struct sti_err *err)
 {
     struct brk_fetch *f = BRK_CONTAINER_OF(op, struct brk_fetch, read);
     struct brk_fetch_row *row = &f->rows[f->next_row];
     struct sti_err own;
+    if (status == STI_E_OFFSET_OUT_OF_RANGE) {
+        start_learn(row->part, f->store);
+    }
     brk_partition_read_end(row->part);
     if (status == STI_OK && f->bytes > 0 && f->bytes + op->bytes > fetch_limit(f)) {
         /* A batch larger than what is left: only the first of the answer comes whole. */
@@ -480,6 +498,7 @@ static bool read_start(struct brk_fetch *f, uint32_t flags)
     if (store == NULL) {
         return false; /* closed a moment ago: an empty answer is true enough */
     }
+    f->store = store;
     f->read = (struct sti_storage_read){.struct_size = sizeof f->read,
                                         .flags = flags,
                                         .offset = out->offset,

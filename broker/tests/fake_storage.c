@@ -231,6 +231,7 @@ static int fake_open(void *self, const struct sti_storage_open *args,
         p->ctx = args->events_ctx;
         log->handle = p;
         log->poisoned = false;
+        log->synced = fs->unsynced_on_open ? log->start : log->synced;
         fs->settings = *args->settings;
         fs->opens++;
         state_fill(log, state);
@@ -239,7 +240,12 @@ static int fake_open(void *self, const struct sti_storage_open *args,
             sti_err_set(err, rc, "the fake is damaged");
         }
     }
+    bool fails = fs->fail_on_open && *part != NULL;
+    fs->fail_on_open = fs->fail_on_open && !fails;
     pthread_mutex_unlock(&fs->mu);
+    if (fails) {
+        fs_fail(fs, args->id->topic, args->id->partition);
+    }
     return rc;
 }
 
@@ -300,7 +306,15 @@ static int fake_configure(struct sti_storage_partition *part,
                           const struct sti_storage_settings *settings, struct sti_err *err)
 {
     struct fake_storage *fs = part->fs;
+    const struct timespec moment = {.tv_nsec = 200000};
     pthread_mutex_lock(&fs->mu);
+    fs->configures_begun++;
+    pthread_cond_broadcast(&fs->changed);
+    while (fs->hold_configures) {
+        pthread_mutex_unlock(&fs->mu);
+        nanosleep(&moment, NULL);
+        pthread_mutex_lock(&fs->mu);
+    }
     int rc = fs->configure_status;
     if (rc == STI_OK) {
         fs->settings = *settings;
@@ -730,6 +744,15 @@ void fs_fail(struct fake_storage *fs, const char *topic, int32_t partition)
     pthread_mutex_unlock(&fs->mu);
     sti_err_set(&err, STI_E_IO, "fdatasync: the fake has failed");
     part->events->failed(part->ctx, &err);
+}
+
+void fs_move_start(struct fake_storage *fs, const char *topic, int32_t partition, int64_t start)
+{
+    pthread_mutex_lock(&fs->mu);
+    struct fs_log *log = log_find(fs, topic, partition);
+    assert_non_null(log);
+    log->start = start;
+    pthread_mutex_unlock(&fs->mu);
 }
 
 void fs_damage(struct fake_storage *fs, const char *topic, int32_t partition)

@@ -35,6 +35,9 @@ struct fake_storage {
     bool hold_opens; /* opens wait; they end early when the broker does not want them any more */
     const char *hold_topic; /* only those of this topic; NULL: all */
     bool sync_on_close;     /* close tells a last synced end */
+    bool fail_on_open;      /* the next open is poisoned before it returns */
+    bool hold_configures;   /* configure waits */
+    bool unsynced_on_open;  /* open knows of nothing that it was synced */
     int append_status;      /* of the next appends */
     int append_refuse;      /* returned by append itself */
     int read_status, blob_status;
@@ -49,7 +52,7 @@ struct fake_storage {
     int space_status;
     /* what happened, @locks mu */
     unsigned appends, appends_held, batches_max, reads, reads_no_wait, reads_held, violations;
-    unsigned opens_begun, opens_cancelled;
+    unsigned opens_begun, opens_cancelled, configures_begun;
     char opened[32][16]; /* the first opens that began: topics */
     unsigned opens, creates, closes, removes, trims, configures, spaces, discards;
     uint64_t batches_last;                /* of the newest append */
@@ -69,6 +72,9 @@ unsigned fs_get(struct fake_storage *fs, const unsigned *counter);
 void fs_sync(struct fake_storage *fs, const char *topic, int32_t partition);
 /* Poison a partition and tell the broker. */
 void fs_fail(struct fake_storage *fs, const char *topic, int32_t partition);
+/* The log begins at `start` from now on, which the broker has not been told yet: a trim is under
+ * way. */
+void fs_move_start(struct fake_storage *fs, const char *topic, int32_t partition, int64_t start);
 /* Tell of a damaged range, as a scrub would; appends are refused from then on, syncs go on. */
 void fs_damage(struct fake_storage *fs, const char *topic, int32_t partition);
 /* Forget a partition, as if somebody had removed its folder. */

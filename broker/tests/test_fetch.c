@@ -241,6 +241,27 @@ static void test_storage_errors(void **state)
     fetch_fini(&f);
 }
 
+/* A trim under way has moved the log's start, and the broker has not heard of it yet: the answer
+ * says where the log begins now, and who asks for the earliest offset gets the same. */
+static void test_beside_a_trim(void **state)
+{
+    struct fixture *fix = with_topic(state, 1);
+    struct fetch_call f;
+    fix_produce(fix, "t", 0, 2);
+    fix_produce(fix, "t", 0, 2);
+    fs_move_start(fix->fs, "t", 0, 2);
+    fetch_init(&f, 60000);
+    fetch_add(&f, "t", 0, 0);
+    fetch_send(fix, &f);
+    fetch_wait(&f);
+    assert_int_equal(f.rows[0].status, STI_E_OFFSET_OUT_OF_RANGE);
+    assert_string_equal(f.rows[0].err.msg,
+                        "t-0: offset 0 lies outside the log, which holds 2 to 4");
+    assert_int_equal(f.rows[0].log_start, 2);
+    assert_int_equal(fix_partition(fix, "t", 0).log_start, 2);
+    fetch_fini(&f);
+}
+
 /* What would wait is read on the executor, and only that once. */
 static void test_would_block(void **state)
 {
@@ -362,10 +383,21 @@ static void test_many_wait(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(at_once),     TEST(woken),     TEST(time_is_up),     TEST(min_bytes),
-        TEST(limits),      TEST(refusals),  TEST(storage_errors), TEST(watermark_bounds),
-        TEST(would_block), TEST(slow_read), TEST(cancel_parked),  TEST(cancel_while_reading),
-        TEST(drain_wakes), TEST(many_wait),
+        TEST(at_once),
+        TEST(woken),
+        TEST(time_is_up),
+        TEST(min_bytes),
+        TEST(limits),
+        TEST(refusals),
+        TEST(storage_errors),
+        TEST(watermark_bounds),
+        TEST(beside_a_trim),
+        TEST(would_block),
+        TEST(slow_read),
+        TEST(cancel_parked),
+        TEST(cancel_while_reading),
+        TEST(drain_wakes),
+        TEST(many_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
