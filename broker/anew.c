@@ -82,7 +82,7 @@ static bool begins_anew(struct broker *broker, const struct cat_topic *topic)
     }
     set_resolve(&broker->conf->defaults, topic->settings, topic->setting_count, &values);
     return host->bind(host->ctx, STI_STORAGE_ID, values.storage, STI_STORAGE_MAJOR,
-                      STI_STORAGE_MINOR, &binding, NULL) == STI_OK &&
+                      BRK_STORAGE_MINOR_LEAST, &binding, NULL) == STI_OK &&
            (binding.vtable->caps & STI_STORAGE_DURABLE) == 0;
 }
 

@@ -75,6 +75,7 @@ static void test_memory_raises_the_epoch(void **state)
     struct fixture *fix = *state;
     struct fetch_call f;
     fix->fs->vtable.iface.caps = 0;
+    fix->fs->vtable.iface.minor = BRK_STORAGE_MINOR_LEAST; /* also of one that is older */
     assert_int_equal(fix_create(fix, "t", 2, NULL, NULL), STI_OK);
     fix_produce(fix, "t", 0, 5);
     assert_int_equal(fix_partition(fix, "t", 0).leader_epoch, 0);
