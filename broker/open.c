@@ -156,6 +156,8 @@ static void on_failed(void *ctx, const struct sti_err *err)
     part->poisoned = true;
     if (part->state == BRK_PART_ONLINE) {
         brk_partition_set_state(part, BRK_PART_OFFLINE, &why);
+    } else if (part->state == BRK_PART_OPENING && !part->damaged) {
+        brk_partition_keep_why(part, &why); /* brk_partition_opened goes by it */
     }
     pthread_mutex_unlock(&part->mu);
     sti_log(part->broker->host, STI_LOG_ERROR, "partition_poisoned", why.msg,
@@ -286,18 +288,21 @@ static int open_replication(struct brk_partition *part, const struct sti_storage
     return rc;
 }
 
-/* From here on the partition can be read. */
+/* From here on the partition can be read. One that is opened again in the same run keeps its high
+ * watermark, as far as the log still reaches: nobody is told that less is safe than before. */
 static void open_ends(struct brk_partition *part, struct sti_storage_partition *store,
                       const struct sti_storage_state *state)
 {
     pthread_mutex_lock(&part->mu);
+    int64_t high = atomic_load(&part->high_watermark);
+    high = high < state->written_end ? high : state->written_end;
     part->store = store;
     atomic_store(&part->log_start, state->log_start);
     atomic_store(&part->written_end, state->written_end);
     if (state->synced_end > atomic_load(&part->synced_end)) {
         atomic_store(&part->synced_end, state->synced_end);
     }
-    atomic_store(&part->high_watermark, state->log_start);
+    atomic_store(&part->high_watermark, high > state->log_start ? high : state->log_start);
     part->next_offset = state->written_end;
     part->stored_epoch = state->last_epoch;
     part->epoch_start = state->last_epoch < part->leader_epoch ? state->written_end : -1;
@@ -338,6 +343,7 @@ static int open_all(struct brk_partition *part, struct sti_storage_state *state,
         open_ends(part, store, state);
         int repl_rc = open_replication(part, state, rc == STI_OK ? err : &repl_err);
         rc = rc == STI_OK ? repl_rc : rc;
+        part->create = false; /* what is missing from now on was lost */
     }
     return rc;
 }
@@ -468,7 +474,12 @@ void brk_settings_run(struct sti_task *task)
         return;
     }
     brk_retention_post(part);
+    pthread_mutex_lock(&part->mu);
+    /* Unless the next change, which was confirmed meanwhile, asks for it again. */
+    durable = durable ||
+              (part->next_values != NULL && part->next_values->flush_policy == STI_FLUSH_COMMIT);
     atomic_store(&part->durable, durable);
+    pthread_mutex_unlock(&part->mu);
     if (part->repl != NULL) {
         sti_replication_of(&broker->replication)
             ->configure(part->repl, durable, (int32_t)part->values.min_insync_replicas);

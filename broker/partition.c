@@ -636,6 +636,7 @@ void brk_partition_opened(struct brk_partition *part, int state, const struct st
     struct brk_produce_row *refused = NULL;
     struct sti_err err;
     uint32_t count;
+    bool poisoned = false;
     if (state == BRK_PART_ONLINE) {
         refused = queue_refuse(part, &err);
     } else {
@@ -643,8 +644,8 @@ void brk_partition_opened(struct brk_partition *part, int state, const struct st
     }
     pthread_mutex_lock(&part->mu);
     if (part->state == BRK_PART_OPENING) {
-        struct sti_err damage;
-        brk_partition_why(part, &damage);
+        struct sti_err found;
+        brk_partition_why(part, &found);
         brk_partition_set_state(part, state, why);
         if (state != BRK_PART_ONLINE) {
             refused = rows_take(&part->queue_head, &part->queue_tail, &count);
@@ -652,12 +653,16 @@ void brk_partition_opened(struct brk_partition *part, int state, const struct st
             part->append_posted = true;
             host->strand_post(host->ctx, &part->strand, &part->append_task);
         }
-        if (state == BRK_PART_ONLINE &&
-            part->damaged) { /* found between the two; the queue gets it */
-            brk_partition_set_state(part, BRK_PART_OFFLINE, &damage);
+        poisoned = part->poisoned;
+        if (state == BRK_PART_ONLINE && (part->damaged || poisoned)) {
+            /* Found between the two; the queue gets it. */
+            brk_partition_set_state(part, BRK_PART_OFFLINE, &found);
         }
     }
     pthread_mutex_unlock(&part->mu);
+    if (poisoned) {
+        brk_reopen_ask(part->broker);
+    }
     while (refused != NULL) {
         struct brk_produce_row *row = refused;
         refused = row->next;

@@ -93,6 +93,29 @@ static void test_policy_change_releases(void **state)
     ends(&p, STI_OK);
 }
 
+/* Weaker and at once stronger again: while the strand still takes over the first change, the second
+ * one was confirmed, and holds. */
+static void test_policy_changes_overtake_nothing(void **state)
+{
+    struct fixture *fix = with_topic(state, "flush.policy", "commit");
+    struct produce_call before, after;
+    FAKE_SET(fix->fs, hold_configures, true);
+    assert_int_equal(fix_alter(fix, "t", -1, "flush.policy", "onroll"), STI_OK);
+    fs_wait(fix->fs, &fix->fs->configures_begun, 1);
+    start(fix, &before, STI_ACKS_NONE); /* posted between the two */
+    assert_int_equal(fix_alter(fix, "t", -1, "flush.policy", "commit"), STI_OK);
+    start(fix, &after, STI_ACKS_LEADER);
+    FAKE_SET(fix->fs, hold_configures, false);
+    fs_wait(fix->fs, &fix->fs->configures, 2);
+    fix_settle(fix, "t", 0);
+    ends(&before, STI_OK);
+    assert_int_equal(flag_get(&after.done), 0);
+    fs_sync(fix->fs, "t", 0);
+    produce_wait(&after);
+    assert_int_equal(after.rows[0].replicas_synced, 1);
+    ends(&after, STI_OK);
+}
+
 static void test_floors(void **state)
 {
     struct fixture *fix = with_topic(state, NULL, NULL);
@@ -357,6 +380,7 @@ int main(void)
         TEST(quorum_waits_for_the_watermark),
         TEST(commit_waits_for_the_sync),
         TEST(policy_change_releases),
+        TEST(policy_changes_overtake_nothing),
         TEST(floors),
         TEST(min_insync),
         TEST(timeout_while_queued_and_appending),
