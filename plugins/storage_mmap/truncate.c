@@ -486,8 +486,10 @@ static int cut(struct sti_storage_partition *part, uint32_t first, int64_t offse
     int rc = prepare(part, dir_fd, part->segs[first], offset, pos, old, &seg, &file, err);
     if (seg != NULL) {
         bool damaged = part->damaged;
-        uint32_t count = swap_list(part, first, seg, offset, last, gone);
+        /* First its file, then the list: the name still leads to the old file, and a reader who
+         * found the segment without one would open that, and give it to the segment. */
         smm_file_attach(part, seg, file);
+        uint32_t count = swap_list(part, first, seg, offset, last, gone);
         int saved = finish_on_disk(part, dir_fd, base_offset, gone, count);
         index_active(part, seg, file);
         pthread_mutex_lock(&part->mu);

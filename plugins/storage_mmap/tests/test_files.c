@@ -1,6 +1,8 @@
 /* test_files.c -- open files and maps: how many, which go first, and what readers hold of them. */
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "storage_fixture.h"
@@ -185,13 +187,66 @@ static void test_eviction_gives_space_back(void **state)
     }
 }
 
+/* A segment never stands on the list without the file that it was made with: whoever found it so
+ * would open by name what a truncation is about to replace, and from then on the log would be
+ * written to a file that no name leads to. Here nobody can be given a file for a while. */
+static void *cut_it(void *arg)
+{
+    (void)arg;
+    return (void *)(intptr_t)fx.api->truncate(part, SEGMENTS - 1, NULL);
+}
+
+static bool stands_without_file(void)
+{
+    pthread_mutex_lock(&part->mu);
+    struct smm_segment *seg = smm_segment_active(part);
+    bool bare = seg->exists && seg->pinned && seg->file == NULL;
+    pthread_mutex_unlock(&part->mu);
+    return bare;
+}
+
+static void test_a_cut_brings_its_file(void **state)
+{
+    pthread_t thread;
+    void *rc;
+    bool bare = false;
+    struct stat by_name, by_file;
+    char name[64], path[400];
+    struct sti_storage_state st;
+    struct fx_read read;
+    (void)state;
+    touch(SEGMENTS - 1); /* its file is open */
+    pthread_mutex_lock(&part->store->files_mu);
+    assert_int_equal(pthread_create(&thread, NULL, cut_it, NULL), 0);
+    for (int i = 0; i < 200 && !bare; i++) {
+        bare = stands_without_file();
+        (void)usleep(1000);
+    }
+    pthread_mutex_unlock(&part->store->files_mu);
+    assert_int_equal(pthread_join(thread, &rc), 0);
+    assert_int_equal((intptr_t)rc, STI_OK);
+    assert_false(bare);
+    assert_int_equal(fx_append(&fx, part, SEGMENTS - 1, 1, PAYLOAD, 1, 1), STI_OK);
+    (void)snprintf(name, sizeof name, "%020d.log", SEGMENTS - 1);
+    fx_path(&fx, "t", name, path, sizeof path);
+    assert_int_equal(fx_read(&fx, part, SEGMENTS - 1, SEGMENTS, LEN, 0, &read), STI_OK);
+    assert_int_equal(fstat(read.slices[0].fd, &by_file), 0);
+    assert_int_equal(stat(path, &by_name), 0);
+    assert_int_equal(by_file.st_ino, by_name.st_ino);
+    fx_read_release(&read);
+    assert_int_equal(fx.api->close(part, NULL), STI_OK);
+    assert_int_equal(fx_open(&fx, "t", 0, &part, &st), STI_OK);
+    assert_int_equal(st.written_end, SEGMENTS);
+    touch(SEGMENTS - 1);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(test_what_is_used_stays_open),   CASE(test_the_longest_unused_goes),
         CASE(test_maps_held_by_readers),      CASE(test_slices_are_not_copied),
-        CASE(test_eviction_gives_space_back),
+        CASE(test_eviction_gives_space_back), CASE(test_a_cut_brings_its_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

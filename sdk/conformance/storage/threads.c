@@ -325,8 +325,13 @@ void cs_case_beside_cuts(struct cfm *cfm)
             join(&workers[i]);
         }
         cs_model_check(&m, s.p);
-        cs_model_fini(&m);
         cs_closed(s.p);
+        if (cs_durable(&cs)) { /* what was read came from where it is kept */
+            s.p = cs_opened(&cs, "t");
+            cs_model_check(&m, s.p);
+            cs_closed(s.p);
+        }
+        cs_model_fini(&m);
         CFM_STATUS(cs_remove(&cs, "t"), STI_OK);
     }
     cs_stop(&cs);
