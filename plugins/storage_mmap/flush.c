@@ -268,8 +268,9 @@ void smm_flush_answer(struct smm_waiter *waiters, int status, int64_t synced_end
 
 /* With the policy commit: keep what is written and not synced within one group, so that recovery
  * can tell an unfinished group from damage. Syncs on the spot when `more` bytes would pass it.
- * @return STI_OK; STI_E_IO (the caller poisons); STI_E_RESOURCE_EXHAUSTED, STI_E_NO_MEMORY (nothing
- * has changed)
+ * @return STI_OK; STI_E_IO (the caller poisons, then calls smm_flush_resume: a job that ran before
+ * would try the sync again, and succeed); STI_E_RESOURCE_EXHAUSTED, STI_E_NO_MEMORY (nothing has
+ * changed)
  * @thread the writer's, before it writes; no lock is held */
 int smm_flush_group(struct sti_storage_partition *part, uint64_t more, struct sti_err *err)
 {
@@ -298,9 +299,11 @@ int smm_flush_group(struct sti_storage_partition *part, uint64_t more, struct st
         }
         advance_recovery_point(part);
     }
+    if (rc != STI_OK && rc != STI_E_RESOURCE_EXHAUSTED && rc != STI_E_NO_MEMORY) {
+        return sti_err_wrap(err, STI_E_IO, "before an append");
+    }
     smm_flush_resume(part);
-    bool untried = rc == STI_OK || rc == STI_E_RESOURCE_EXHAUSTED || rc == STI_E_NO_MEMORY;
-    return untried ? rc : sti_err_wrap(err, STI_E_IO, "before an append");
+    return rc;
 }
 
 int smm_sync(struct sti_storage_partition *part, struct sti_storage_sync *op)

@@ -5,6 +5,10 @@
  * go by the published sizes and the written end, which move together at the end. When the disk is
  * full, the bytes that were written are cut off again and new segments are removed, and the log is
  * as it was; any other failure poisons the partition.
+ *
+ * Where the writer syncs by itself it holds the sync job off, and where that fails, until the
+ * partition is poisoned: of two syncs that meet a write error the kernel tells only one, and the
+ * other would call the same bytes synced.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -119,6 +123,9 @@ static bool discard_segment(struct sti_storage_partition *part, struct smm_segme
     smm_file_forget(gone);
     bool ok = !unlink_it || (STI_FAULT("segment.append.undo_segment") == 0 &&
                              smm_segment_unlink(part, seg->base_offset) == 0);
+    pthread_mutex_lock(&part->mu);
+    part->dir_dirty = part->dir_dirty || unlink_it; /* nor may the name come back */
+    pthread_mutex_unlock(&part->mu);
     free(seg);
     return ok;
 }
@@ -226,11 +233,19 @@ static void widen_empty(struct sti_storage_partition *part, struct smm_segment *
 }
 
 /* Make what was written of a run survive, in the midst of an append: with the policy commit no more
- * than a group is ever unsynced. @return 0 or an errno, never one that means a full disk */
-static int sync_group(const struct run *run)
+ * than a group is ever unsynced.
+ * @param names  also those of new segments
+ * @return 0 or an errno, never one that means a full disk; the job is then held off */
+static int sync_group(struct sti_storage_partition *part, const struct run *run, bool names)
 {
+    smm_flush_hold(part);
     int fault = STI_FAULT("segment.append.sync_group");
-    return fault != 0 || fdatasync(run->file->log_fd) != 0 ? EIO : 0;
+    if (fault != 0 || fdatasync(run->file->log_fd) != 0 ||
+        (names && smm_part_dir_sync(part) != 0)) {
+        return EIO;
+    }
+    smm_flush_resume(part);
+    return 0;
 }
 
 /* Write the batches of a run, group by group where the policy wants it. @return 0 or an errno */
@@ -253,7 +268,7 @@ static int write_groups(struct sti_storage_partition *part, const struct sti_sto
         i += count;
         pos += len;
         if (rc == 0 && i < end) {
-            rc = sync_group(run);
+            rc = sync_group(part, run, false);
         }
     }
     return rc;
@@ -345,7 +360,7 @@ static int write_runs(struct sti_storage_partition *part, const struct sti_stora
         }
         STI_CRASH_POINT("segment.append.between_runs");
         if (part->settings.flush_policy == STI_FLUSH_COMMIT && run->file != NULL &&
-            (sync_group(run) != 0 || smm_part_dir_sync(part) != 0)) {
+            sync_group(part, run, true) != 0) {
             return sti_err_set(err, STI_E_IO, "%s: sync between two segments failed", part->name);
         }
         run->next = calloc(1, sizeof *run);
@@ -432,8 +447,8 @@ static void publish_run(struct sti_storage_partition *part, const struct sti_sto
 }
 
 /* An end that was cut off must not come back after a loss of power, in the midst of what is
- * appended now: the file is synced before anything is written behind the cut. @locks part->write_mu
- * held */
+ * appended now: the file is synced before anything is written behind the cut. When that fails the
+ * job is held off. @locks part->write_mu held */
 static int sync_cut(struct sti_storage_partition *part, struct sti_err *err)
 {
     struct smm_segment *seg = smm_segment_active(part);
@@ -445,9 +460,13 @@ static int sync_cut(struct sti_storage_partition *part, struct sti_err *err)
     if (rc != STI_OK) {
         return rc;
     }
+    smm_flush_hold(part);
     int saved = STI_FAULT("segment.append.sync_cut");
     if (saved == 0 && fdatasync(file->log_fd) != 0) {
         saved = errno;
+    }
+    if (saved == 0) {
+        smm_flush_resume(part);
     }
     smm_file_unref(file);
     part->cut_dirty = saved != 0;
@@ -528,6 +547,7 @@ int smm_append(struct sti_storage_partition *part, struct sti_storage_append *op
     op->bytes_needed = rc == STI_E_DISK_FULL ? len : 0;
     if (rc == STI_E_IO) {
         smm_poison(part, &err);
+        smm_flush_resume(part); /* a sync that failed here has held the job off until now */
     } else if (rc == STI_E_DISK_FULL) {
         sti_metric_add(part->store->metrics.disk_full, 1);
     } else if (rc == STI_OK) {

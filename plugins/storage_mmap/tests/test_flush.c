@@ -256,6 +256,108 @@ static void test_commit_holds_for_what_is_written(void **state)
     assert_int_equal(check_truth(), 3);
 }
 
+/* ---- a sync of the writer's that fails ----------------------------------------------------- */
+
+static _Atomic int job_syncs, failed_syncs;
+
+static void *append_and_fail(void *arg)
+{
+    int *rc = arg;
+    *rc = fx_append(&fx, part, 3, 1, PAYLOAD, 1, 1);
+    return NULL;
+}
+
+static int first_sync_fails(const char *point)
+{
+    if (strcmp(point, "flush.before_sync") != 0) {
+        return 0;
+    }
+    return failed_syncs++ == 0 ? EIO : 0;
+}
+
+static void set_policy(int32_t policy)
+{
+    pthread_mutex_lock(&part->mu);
+    part->settings.flush_policy = policy;
+    pthread_mutex_unlock(&part->mu);
+}
+
+/* The sync before an append fails; the job, which is wanted too, must not try it again and succeed,
+ * however long it takes until the writer has come to poison the partition. */
+static void test_failed_group_is_not_tried_again(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    int rc = STI_OK;
+    append(0, 3);
+    ((struct smm_conf *)(uintptr_t)part->store->conf)->flush_group_bytes_max = 4 * LEN - 1;
+    set_policy(STI_FLUSH_COMMIT);
+    failed_syncs = 0;
+    sti_fault_hook = first_sync_fails;
+    pthread_mutex_lock(&part->write_mu); /* the writer comes no further than the failure */
+    assert_int_equal(pthread_create(&thread, NULL, append_and_fail, &rc), 0);
+    const struct timespec moment = {.tv_nsec = 1000000};
+    for (int i = 0; i < 100 && failed_syncs < 2; i++) {
+        nanosleep(&moment, NULL);
+        test_host_settle(fx.th, NULL);
+    }
+    pthread_mutex_unlock(&part->write_mu);
+    pthread_join(thread, NULL);
+    test_host_settle(fx.th, NULL);
+    sti_fault_hook = NULL;
+    assert_int_equal(rc, STI_E_IO);
+    assert_int_equal(failed_syncs, 1);
+    assert_int_equal(check_truth(), 0);
+    assert_int_equal(fx.failed_count, 1);
+    assert_int_equal(fx_sync(&fx, part, NULL), STI_E_POISONED);
+}
+
+static void refused_done(struct sti_storage_sync *op, int status, const struct sti_err *err)
+{
+    (void)err;
+    assert_int_not_equal(status, STI_OK);
+    ((struct sync_twice *)(void *)op)->done++;
+}
+
+/* Somebody wants a sync while the writer's own is under way, and fails. */
+static int group_sync_fails(const char *point)
+{
+    if (strcmp(point, "flush.before_sync") == 0) {
+        job_syncs++;
+    } else if (strcmp(point, "segment.append.sync_group") == 0 && failed_syncs++ == 0) {
+        const struct timespec moment = {.tv_nsec = 1000000};
+        twice.op = (struct sti_storage_sync){.struct_size = sizeof twice.op, .done = refused_done};
+        assert_int_equal(fx.api->sync(part, &twice.op), STI_OK);
+        for (int i = 0; i < 50 && job_syncs == 0; i++) {
+            nanosleep(&moment, NULL);
+        }
+        return EIO;
+    }
+    return 0;
+}
+
+/* Of two syncs that meet a write error only one is told: none of the job's runs beside the
+ * writer's, nor after it has failed. */
+static void test_no_job_beside_the_writers_sync(void **state)
+{
+    (void)state;
+    append(0, 12);
+    set_policy(STI_FLUSH_COMMIT);
+    failed_syncs = job_syncs = 0;
+    memset(&twice, 0, sizeof twice);
+    sti_fault_hook = group_sync_fails;
+    assert_int_equal(fx_append(&fx, part, 12, 1, PAYLOAD, 1, 6), STI_E_IO); /* two segments */
+    for (int i = 0; i < 1000 && twice.done == 0; i++) {
+        test_host_settle(fx.th, NULL);
+    }
+    sti_fault_hook = NULL;
+    assert_int_equal(twice.done, 1);
+    assert_int_equal(failed_syncs, 1);
+    assert_int_equal(job_syncs, 0);
+    assert_int_equal(check_truth(), 0);
+    assert_int_equal(fx.failed_count, 1);
+}
+
 #define CASE(f, s) cmocka_unit_test_setup_teardown(f, s, teardown)
 int main(void)
 {
@@ -265,6 +367,8 @@ int main(void)
         CASE(test_no_descriptor_is_no_failed_sync, setup),
         CASE(test_truth_under_load, setup),
         CASE(test_commit_holds_for_what_is_written, setup),
+        CASE(test_failed_group_is_not_tried_again, setup),
+        CASE(test_no_job_beside_the_writers_sync, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
