@@ -1,9 +1,10 @@
 /* damage.c -- the ranges of a log that are known to be bad: kept sorted, told, and remembered.
  *
- * Recovery finds damage where it reads, which is past the recovery point. What the scrub finds lies
- * before it, where no open reads again: so it is written down beside the log, and the next open
- * looks at those ranges first. The file holds no truth of its own: a range whose bytes are sound
- * again (the file was brought back from a copy) or that retention has taken is dropped.
+ * Recovery finds damage where it reads, which is past the recovery point. What the scrub or a
+ * reader finds lies before it, where no open reads again: so it is written down beside the log, and
+ * the next open looks at those ranges first. The file holds no truth of its own: a range whose
+ * bytes are sound again (the file was brought back from a copy) or that retention has taken is
+ * dropped.
  *
  * The CRC of a range is that of its bytes as they were found: as long as they are the same they are
  * bad, whatever it was that told (an epoch that does not fit its neighbours proves well).

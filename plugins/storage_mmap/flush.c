@@ -487,6 +487,10 @@ struct smm_waiter *smm_flush_detach(struct sti_storage_partition *part)
     (void)smm_job_cancel(part->tick_job);
     let_go(part, &part->tick_job);
     let_go(part, &part->sync_job);
+    part->closing = true;
+    if (part->doubt_job != NULL) {
+        let_go(part, &part->doubt_job);
+    }
     struct smm_waiter *waiters = part->waiters;
     part->waiters = NULL;
     pthread_mutex_unlock(&part->mu);

@@ -124,7 +124,7 @@ static void make_metrics(struct smm_store *store)
         {&m->poisoned, STI_METRIC_COUNTER, "streamit_storage_poisoned_total",
          "Partitions that a failed write or sync took offline for appends."},
         {&m->damaged, STI_METRIC_COUNTER, "streamit_storage_damaged_ranges_total",
-         "Damaged ranges that were found, at an open or by the scrub."},
+         "Damaged ranges that were found, at an open, by a reader or by the scrub."},
         {&m->disk_full, STI_METRIC_COUNTER, "streamit_storage_disk_full_total",
          "Appends refused by a full disk."},
         {&m->held_files, STI_METRIC_GAUGE, "streamit_storage_held_segments",

@@ -9,7 +9,8 @@
  * No checksum covers a batch's base offset and length, and after an orderly end nobody has read the
  * log. So every batch that is looked at is held against its place: it begins where the one before
  * ends. Where that does not hold, the reader looks for the next batch whose checksum and neighbours
- * hold; what lies between is answered with DATA_LOSS, and what lies behind is read as ever.
+ * hold; what lies between is answered with DATA_LOSS, and what lies behind is read as ever. The
+ * place is handed on to be looked at again (doubt.c), so that appends do not go on for long.
  *
  * Segments may be retired meanwhile: the file that the view holds keeps the bytes; a segment that
  * is gone before its file was open sends the read back to the start.
@@ -371,6 +372,7 @@ static int steps_next(struct sti_storage_partition *part, struct view *view, str
     if (rc != STI_OK) {
         return rc;
     }
+    smm_doubt(part, view->base_offset, view->serial, spoilt.pos);
     s->pos = s->prev = spoilt.pos;
     return go_around(part, view, s, &spoilt, offset, header, err);
 }
@@ -388,6 +390,7 @@ static int steps_holds(struct sti_storage_partition *part, struct view *view, st
     if (rc != STI_E_DATA_LOSS) {
         return rc;
     }
+    smm_doubt(part, view->base_offset, view->serial, s->pos);
     struct spoilt spoilt = {.pos = s->pos, .from = header->base_offset};
     return go_around(part, view, s, &spoilt, offset, header, err);
 }
@@ -418,6 +421,7 @@ static int view_locate(struct sti_storage_partition *part, struct view *view, in
     }
     *pos = s.pos;
     if (rc == STI_E_END || (rc == STI_OK && header->base_offset > offset)) {
+        smm_doubt(part, view->base_offset, view->serial, s.pos);
         rc = say_damage(part, view, s.expected >= 0 && s.expected <= offset ? s.expected : offset,
                         rc == STI_OK ? header->base_offset : view->end_offset, s.pos, err);
     }
@@ -461,6 +465,7 @@ static int extent_spoilt(struct sti_storage_partition *part, struct view *view, 
     if (rc != STI_OK) {
         return rc;
     }
+    smm_doubt(part, view->base_offset, view->serial, spoilt.pos);
     extent->to = spoilt.pos;
     extent->next_offset = spoilt.from;
     return spoilt.pos > extent->from

@@ -39,8 +39,7 @@ enum {
     STEP_BYTES = 256 * 1024,   /* read before others get the thread */
     SEGMENT_COST = 128 * 1024, /* of opening one, in bytes read */
     PART_COST = 512,           /* of looking at a partition */
-    LOOK_BYTES = 64 * 1024,    /* windows of the second look */
-    ALIGN = 4096,              /* for reads past the page cache */
+    ALIGN = 4096,              /* a page */
     BAD_READS_MAX = 64,        /* unreadable pages in a row before the rest is given up */
     ENTRIES_BUF = 510 * 8,     /* a window of an index file: whole entries of either kind */
     HOLE_FACTOR = 4,           /* index intervals without an entry are a hole in the index */
@@ -131,58 +130,6 @@ static int read_quietly(int fd, uint8_t *buf, size_t len, uint64_t pos, size_t *
         i = run > i ? run : i + 1;
     }
     return rc;
-}
-
-/* The second look: bytes as the disk has them. */
-struct look {
-    int fd;        /* of the scrub */
-    int direct_fd; /* past the page cache, or -1 */
-    uint8_t *aligned;
-};
-
-static int look_read(void *ctx, void *buf, size_t len, uint64_t pos, size_t *got)
-{
-    struct look *look = ctx;
-    *got = 0;
-    if (look->direct_fd < 0) {
-        (void)posix_fadvise(look->fd, (off_t)pos, (off_t)len, POSIX_FADV_DONTNEED);
-        return smm_pread(look->fd, buf, len, pos, false, got);
-    }
-    uint64_t from = pos - pos % ALIGN;
-    size_t span = ((size_t)(pos + len - from) + ALIGN - 1) / ALIGN * ALIGN, read_len;
-    int rc = smm_pread(look->direct_fd, look->aligned, span, from, false, &read_len);
-    if (rc == 0 && read_len > pos - from) {
-        *got = read_len - (size_t)(pos - from) < len ? read_len - (size_t)(pos - from) : len;
-        memcpy(buf, look->aligned + (pos - from), *got);
-    }
-    return rc;
-}
-
-static void look_begin(struct smm_scrub *s, struct look *look)
-{
-    char name[SMM_NAME_LEN];
-    uint8_t probe[ALIGN] __attribute__((aligned(ALIGN)));
-    *look = (struct look){.fd = s->fd, .direct_fd = -1};
-    look->aligned = aligned_alloc(ALIGN, LOOK_BYTES + 2 * ALIGN);
-    int dir_fd = look->aligned == NULL ? -1 : smm_part_dir(s->part);
-    if (dir_fd >= 0) {
-        sti_log_name(name, s->base, ".log");
-        look->direct_fd = openat(dir_fd, name, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NOFOLLOW);
-        (void)close(dir_fd);
-    }
-    if (look->direct_fd >= 0 && pread(look->direct_fd, probe, sizeof probe, 0) < 0 &&
-        errno == EINVAL) {
-        (void)close(look->direct_fd); /* it can be opened, not read */
-        look->direct_fd = -1;
-    }
-}
-
-static void look_end(struct look *look)
-{
-    if (look->direct_fd >= 0) {
-        (void)close(look->direct_fd);
-    }
-    free(look->aligned);
 }
 
 /* ---- the indexes of a closed segment ------------------------------------------------------- */
@@ -363,12 +310,12 @@ static bool blame_before(struct smm_scrub *s, const struct sti_batch_header *hea
 /* The batch at s->pos does not hold. Look again, and if it is so, say it. */
 static void suspect(struct smm_scrub *s)
 {
-    struct look look;
+    struct smm_look look;
     struct sti_log_walk walk;
     struct sti_batch_header header;
     int64_t next_base;
     uint64_t found;
-    uint8_t *buf = malloc(LOOK_BYTES);
+    uint8_t *buf = malloc(SMM_LOOK_BYTES);
     if (buf == NULL || !still_there(s, &next_base)) {
         free(buf);
         s->read_pos = s->limit; /* leave it */
@@ -376,8 +323,8 @@ static void suspect(struct smm_scrub *s)
         s->whole = s->judge = false;
         return;
     }
-    look_begin(s, &look);
-    sti_log_walk_init(&walk, look_read, &look, buf, LOOK_BYTES, s->limit);
+    smm_look_begin(&look, s->part, s->base, s->fd);
+    sti_log_walk_init(&walk, smm_look_read, &look, buf, SMM_LOOK_BYTES, s->limit);
     bool sound = sti_log_walk_prove(&walk, s->pos, &header, NULL) == STI_OK &&
                  header.base_offset == s->expected;
     if (sound && epoch_fits(s, &header)) {
@@ -395,7 +342,7 @@ static void suspect(struct smm_scrub *s)
     } else {
         found_damage(s, s->limit, next_base);
     }
-    look_end(&look);
+    smm_look_end(&look);
     free(buf);
 }
 

@@ -198,6 +198,13 @@ struct sti_storage_partition {
     int64_t sync_want;
     bool sync_hold; /* truncate or close wants no sync under way */
 
+    /* What a reader found bad, and is looked at again. @locks mu */
+    struct smm_job *doubt_job; /* NULL: never was */
+    bool closing;              /* no new doubts */
+    int64_t doubt_base;
+    uint64_t doubt_serial, doubt_us; /* when the last one was taken up */
+    uint32_t doubt_pos;
+
     /* The writer's. @locks write_mu */
     int64_t first_ms; /* when the active segment got its first batch, -1: unknown, 0: empty */
     _Atomic int64_t recovery_point; /* what the file says; written under side_mu */
@@ -382,6 +389,21 @@ int smm_scrub_start(struct smm_store *store, struct sti_err *err);
 void smm_scrub_stop(struct smm_store *store);
 void smm_scrub_join(struct sti_storage_partition *part);
 void smm_scrub_leave(struct sti_storage_partition *part);
+
+/* ---- doubt.c */
+#define SMM_LOOK_BYTES (64 * 1024) /* of one window at the most */
+/* Bytes as the disk has them. */
+struct smm_look {
+    int fd;        /* of the log, the caller's */
+    int direct_fd; /* past the page cache, or -1 */
+    uint8_t *aligned;
+};
+void smm_look_begin(struct smm_look *look, const struct sti_storage_partition *part, int64_t base,
+                    int fd);
+int smm_look_read(void *ctx, void *buf, size_t len, uint64_t pos, size_t *got);
+void smm_look_end(struct smm_look *look);
+void smm_doubt(struct sti_storage_partition *part, int64_t base_offset, uint64_t serial,
+               uint32_t pos);
 
 /* ---- blob.c */
 int smm_blob_put(struct sti_storage_partition *part, const char *name, const void *data, size_t len,
