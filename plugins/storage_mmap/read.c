@@ -33,6 +33,7 @@ struct view {
     uint32_t index_count;
     uint32_t cursor_pos; /* where `offset` begins, if cursor_hit */
     bool active, cursor_hit, nowait;
+    bool at_end; /* the log ends at the offset: there is nothing to find */
 };
 
 /* ---- the view ------------------------------------------------------------------------------ */
@@ -61,6 +62,7 @@ static int take_view(struct sti_storage_partition *part, int64_t offset, bool no
     uint32_t i = smm_segment_find(part, offset);
     const struct smm_segment *seg = part->segs[i];
     view->active = i + 1 == part->seg_count;
+    view->at_end = offset == part->written_end;
     view->base_offset = seg->base_offset;
     view->serial = seg->serial;
     view->size = seg->size;
@@ -94,6 +96,7 @@ static int view_open(struct sti_storage_partition *part, int64_t offset, bool no
                      struct view *view, struct sti_err *err)
 {
     for (int attempt = 0;; attempt++) {
+        STI_CRASH_POINT("read.before_view");
         pthread_mutex_lock(&part->mu);
         int rc = take_view(part, offset, nowait, view, err);
         pthread_mutex_unlock(&part->mu);
@@ -596,6 +599,10 @@ static int read_one(struct sti_storage_partition *part, struct sti_storage_read 
     int rc = view_open(part, *offset, (op->flags & STI_READ_NO_WAIT) != 0, &view, err);
     if (rc != STI_OK) {
         return rc;
+    }
+    if (view.at_end) { /* a truncation was faster than this read */
+        smm_file_unref(view.file);
+        return STI_OK;
     }
     if (view.cursor_hit) {
         extent.from = view.cursor_pos;

@@ -240,13 +240,37 @@ static void test_a_cut_brings_its_file(void **state)
     touch(SEGMENTS - 1);
 }
 
+static int cut_before_view(const char *point)
+{
+    if (strcmp(point, "read.before_view") == 0) {
+        sti_fault_hook = NULL;
+        assert_int_equal(fx.api->truncate(part, SEGMENTS - 1, NULL), STI_OK);
+    }
+    return 0;
+}
+
+/* The log ends at the very offset by the time the read looks: nothing is there, and no damage. */
+static void test_a_read_that_a_cut_overtakes(void **state)
+{
+    struct fx_read read;
+    (void)state;
+    sti_fault_hook = cut_before_view;
+    assert_int_equal(fx_read(&fx, part, SEGMENTS - 1, SEGMENTS, LEN, 0, &read), STI_OK);
+    assert_null(sti_fault_hook);
+    assert_int_equal(read.op.slice_count, 0);
+    assert_int_equal(read.op.bytes, 0);
+    fx_read_release(&read);
+    touch(SEGMENTS - 2);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_what_is_used_stays_open),   CASE(test_the_longest_unused_goes),
-        CASE(test_maps_held_by_readers),      CASE(test_slices_are_not_copied),
-        CASE(test_eviction_gives_space_back), CASE(test_a_cut_brings_its_file),
+        CASE(test_what_is_used_stays_open),     CASE(test_the_longest_unused_goes),
+        CASE(test_maps_held_by_readers),        CASE(test_slices_are_not_copied),
+        CASE(test_eviction_gives_space_back),   CASE(test_a_cut_brings_its_file),
+        CASE(test_a_read_that_a_cut_overtakes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

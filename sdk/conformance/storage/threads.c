@@ -254,7 +254,9 @@ static void *hold_on(void *arg)
         int64_t offset = state.log_start + dice(w, (uint32_t)(state.written_end - state.log_start));
         int rc = cs_read(w->s->p, offset, state.written_end, 1 + dice(w, 20000),
                          dice(w, 2) == 0 ? STI_READ_MEMORY : 0u, &held[k]);
-        CFM_CHECK(rc == STI_OK || rc == STI_E_OFFSET_OUT_OF_RANGE);
+        CFM_EXPECT(rc == STI_OK || rc == STI_E_OFFSET_OUT_OF_RANGE,
+                   "a read of %" PRId64 " beside cuts ended with %s: %s", offset,
+                   sti_status_name(rc), held[k].err.msg);
         if (rc == STI_OK && held[k].op.slice_count > 0) {
             (void)cs_walk(&held[k], offset);
             bytes[k] = cs_bytes(&held[k], &lens[k]);
