@@ -61,6 +61,17 @@ int cli_word(const struct cli *cli, const char *name, const char *text, const ch
     return -1;
 }
 
+/* gRPC sends nothing else in the value of a header. */
+static bool printable(const char *text)
+{
+    for (; *text != '\0'; text++) {
+        if (*text < ' ' || *text > '~') {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool cli_global_option(struct cli *cli, int option, const char *value, int *status)
 {
     int64_t number;
@@ -72,6 +83,9 @@ bool cli_global_option(struct cli *cli, int option, const char *value, int *stat
         cli->json = true;
         return true;
     case CLI_OPT_TRACE:
+        if (!printable(value)) {
+            *status = cli_usage(cli, "--trace-id: expected printable ASCII characters");
+        }
         cli->trace_id = value;
         return true;
     case CLI_OPT_TIMEOUT:

@@ -224,6 +224,10 @@ static void judge_rest(struct pass *p, uint64_t pos, const struct sti_err *why)
 {
     struct dump_segment *seg = p->seg;
     uint64_t left = p->walk.limit - pos;
+    bool tail = seg->last && unfinished(p, pos);
+    if (cli_interrupted) {
+        return; /* the rest was not read to its end: no judgement */
+    }
     if (seg->expected >= 0 && seg->expected < p->part->synced_end) {
         dump_damage(p->dump, &p->file, pos,
                     "%s; everything below offset %" PRId64 " was synced, so recovery cuts nothing "
@@ -231,7 +235,7 @@ static void judge_rest(struct pass *p, uint64_t pos, const struct sti_err *why)
                     why->msg, p->part->synced_end);
     } else if (!seg->last) {
         dump_damage(p->dump, &p->file, pos, "%s; other segments follow", why->msg);
-    } else if (unfinished(p, pos)) {
+    } else if (tail) {
         dump_warning(p->dump, &p->file, pos,
                      "an unfinished tail of %" PRIu64 " bytes: recovery cuts it off, and the log "
                      "ends at offset %" PRId64,
@@ -255,6 +259,9 @@ static bool bad_batch(struct pass *p, uint64_t *pos, const struct sti_err *why)
     }
     int64_t floor = p->seg->expected < 0 ? 0 : p->seg->expected;
     int rc = sti_log_walk_find(&p->walk, *pos + 1, floor, &found, &header, NULL);
+    if (cli_interrupted) {
+        return false;
+    }
     if (rc == STI_E_IO) {
         dump_failure(p->dump, &p->file, EIO);
         return false;

@@ -159,6 +159,9 @@ int dump_read(void *ctx, void *buf, size_t len, uint64_t pos, size_t *got)
     const int *fd = ctx;
     *got = 0;
     while (*got < len) {
+        if (cli_interrupted) {
+            return EINTR; /* a search through a large file reads nothing but bytes, and ends here */
+        }
         ssize_t n = pread(*fd, (char *)buf + *got, len - *got, (off_t)(pos + *got));
         if (n < 0 && errno == EINTR) {
             continue;

@@ -14,11 +14,14 @@ static const struct cli_command *const commands[] = {
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 
+/* Has the command something to bring to its end? The others may be left at any moment. */
+static volatile sig_atomic_t winds_up;
+
 /* The first signal asks, the second insists. */
 static void on_signal(int signo)
 {
     (void)signo;
-    if (cli_interrupted) {
+    if (cli_interrupted || !winds_up) {
         _exit(CLI_INTERRUPTED);
     }
     cli_interrupted = 1;
@@ -111,6 +114,8 @@ static int run(struct cli *cli, int argc, char **argv)
     if (cli->command == NULL) {
         return cli_usage(cli, "unknown command \"%s\"", argv[0]);
     }
+    winds_up =
+        cli->command == &cli_produce || cli->command == &cli_consume || cli->command == &cli_dump;
     optind = 0; /* GNU getopt: start anew, permuting */
     return cli->command->run(cli, argc - words + 1, argv + words - 1);
 }
@@ -125,7 +130,9 @@ int main(int argc, char **argv)
     optind = 0;
     int status = run(&cli, argc, argv);
     sti_client_free(cli.client);
-    if (fflush(stdout) != 0 && status == CLI_OK) {
+    /* An earlier flush may have failed, and has emptied the buffer: the flag remembers. */
+    if ((fflush(stdout) != 0 || ferror(stdout) != 0) && status == CLI_OK) {
+        fprintf(stderr, "error: IO: standard output: cannot be written\n");
         status = CLI_FAILED;
     }
     return status;

@@ -489,6 +489,11 @@ int krn_config_finish(struct krn_config *config, struct sti_err *err)
         const char **names = apr_pcalloc(config->pool, (count + 1) * sizeof *names);
         for (size_t k = 0; k < count; k++) {
             names[k] = krn_config_instance(config, k);
+            if (end == NULL && strcmp(names[k], dot + 1) == 0) {
+                return sti_err_set(err, STI_E_CONFIG,
+                                   "%s: it names an instance: expected %s.OPTION=VALUE", where,
+                                   where);
+            }
         }
         const char *what =
             apr_psprintf(config->pool, "instance '%s' (not in %s)", dot + 1, config->path);

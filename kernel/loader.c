@@ -238,6 +238,11 @@ static int check_writers(const char *what, const char *path, struct sti_err *err
     if (stat(path, &st) != 0) {
         return sti_err_set(err, STI_E_PLUGIN_REFUSED, "%s %s: %s", what, path, strerror(errno));
     }
+    if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode)) {
+        /* Opening a pipe would wait for a writer for ever. */
+        return sti_err_set(err, STI_E_PLUGIN_REFUSED, "%s %s: neither a file nor a folder", what,
+                           path);
+    }
     if ((st.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
         return sti_err_set(err, STI_E_PLUGIN_REFUSED,
                            "%s %s may be written by others (mode %04o, expected %04o): chmod go-w "

@@ -53,6 +53,36 @@ class WithoutServer(harness.TestCase):
                 self.assertIn(word, out.err)
                 self.assertEqual(out.out, "")
 
+    def test_an_interrupt_ends_a_search_through_a_large_file_and_a_wait(self):
+        os.mkdir(self.path("t-0"))
+        with open(self.path("t-0", "00000000000000000000.log"), "wb") as file:
+            file.truncate(1 << 42)
+        for args in (["dump", "--verify", self.path("t-0")], ["--server", "localhost:1", "list-topics"]):
+            process = harness.spawn([harness.CLI, *args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            with process.stderr:
+                time.sleep(0.5)
+                process.send_signal(signal.SIGINT)
+                self.assertEqual(process.wait(20), 130, args)
+                self.assertNotIn(b"unfinished", process.stderr.read(), args)
+
+    def test_what_cannot_be_written_is_a_failure(self):
+        open(self.path("00000000000000000000.log"), "wb").close()
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run([harness.CLI, "dump", self.path("00000000000000000000.log")], stdout=full,
+                                    stderr=subprocess.PIPE, check=False, timeout=harness.CALL_S)
+        self.assertEqual(result.returncode, 1, result)
+        self.assertIn(b"error: IO: standard output", result.stderr)
+
+    def test_a_trace_id_that_no_header_can_bear_is_usage(self):
+        for bad in ("a\nb", "\u00fc"):
+            result = self.cli("localhost:1", "--trace-id", bad, "list-topics", status=2)
+            self.assertIn("--trace-id", result.err)
+
+    def test_a_pipe_is_no_plugin(self):
+        os.mkfifo(self.path("pipe.so"), 0o600)
+        result = self.cli(None, "plugin", "check", self.path("pipe.so"), status=1, timeout=20)
+        self.assertIn("PLUGIN_REFUSED", result.err)
+
     def test_no_server(self):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -113,6 +113,11 @@ class Refusals(harness.TestCase):
         self.assertIn("70000", err)
         self.assertIn("65535", err)
 
+    def test_a_value_for_an_instance_itself(self):
+        err = self.refused(harness.CONFIG, "plugins.transport_grpc=1")
+        self.assertIn("plugins.transport_grpc.OPTION=VALUE", err)
+        self.assertNotIn("unknown instance", err)
+
     def test_set_without_value_is_usage(self):
         self.assertEqual(self.daemon("--config", harness.CONFIG, "--set", "node.data_dir").status, 2)
 
