@@ -171,7 +171,7 @@ static int write_note(int dir_fd, const char *engine)
         (void)unlinkat(dir_fd, KRN_ENGINE_FILE ".tmp", 0);
         return cause;
     }
-    return fsync(dir_fd) != 0 ? errno : 0;
+    return 0; /* without its name in the folder the next start makes it again */
 }
 
 int krn_engine_note(const char *data_dir, const struct krn_engine *engine, struct sti_err *err)

@@ -1,6 +1,6 @@
 /* engine.h -- which engine has written each instance's folder.
  *
- * Story. An instance that keeps data keeps it in <data_dir>/<instance>. Once it has started, the
+ * Story. An instance that keeps data keeps it in <data_dir>/<instance>. Once the node is ready, the
  * kernel puts a file `engine` into that folder, which names the plugin:
  *
  *     engine=storage_mmap
@@ -12,9 +12,9 @@
  * name. A folder that is empty but for the file, or has no such file, says nothing; a folder made
  * before there was such a file gets one.
  *
- * Crash points. The file is written aside and renamed before the listeners accept. Nobody waits for
- * a sync: a loss of power just after may cost the file, or leave it empty, which says nothing; the
- * next start makes it again.
+ * Crash points. The file is written aside, synced and renamed, right after the node is ready, so
+ * that no start waits for it. Its name is not synced: a node that dies just then, or a loss of
+ * power soon after, may cost the file, which says nothing; the next start makes it again.
  *
  * Failure. STI_E_CONFIG (another engine, or none), STI_E_DATA_LOSS (the file is damaged), STI_E_IO.
  * Main thread.

@@ -231,9 +231,6 @@ static int start_one(struct krn_lifecycle *life, struct krn_instance *item, stru
     if (status == STI_OK) {
         krn_instance_set(item, KRN_STARTED);
         tell(life, item, "plugin_started", "an instance serves", since);
-        if (life->started != NULL) {
-            life->started(life->started_arg, item);
-        }
         return STI_OK;
     }
     krn_instance_set(item, KRN_CREATED);

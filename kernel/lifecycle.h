@@ -29,8 +29,6 @@ struct krn_lifecycle {
     struct krn_log *log;
     void (*missed)(void *arg, const char *instance, const char *phase); /* on the watchdog */
     void *missed_arg;
-    void (*started)(void *arg, const struct krn_instance *item); /* NULL, or: each that serves */
-    void *started_arg;
 };
 
 /* Check requirements and find the order. */

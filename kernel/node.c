@@ -365,20 +365,16 @@ static int check_engines(struct krn_node *node, struct sti_err *err)
     return krn_engine_check(node->data_dir, engines, count, err);
 }
 
-/* The folders of the instances that serve say from now on whose they are. One that is made by a
- * later call of another instance gets its file when that one has started. When it cannot be written
- * (a full disk), the next start tries again. */
-static void note_engines(void *arg, const struct krn_instance *started)
+/* The folders of the instances that serve say from now on whose they are. Nobody waits for it: the
+ * node is ready. When it cannot be written (a full disk), the next start tries again. */
+static void note_engines(struct krn_node *node)
 {
-    struct krn_node *node = arg;
-    (void)started;
     for (size_t i = 0; i < node->registry.count; i++) {
         const struct krn_instance *item = node->registry.items[i];
         const struct krn_engine engine = {.instance = item->name,
                                           .engine = item->plugin.desc->name};
         struct sti_err err = {0};
-        if (krn_instance_state(item) == KRN_STARTED &&
-            krn_engine_note(node->data_dir, &engine, &err) != STI_OK) {
+        if (krn_engine_note(node->data_dir, &engine, &err) != STI_OK) {
             krn_log_event(node->args.log, STI_LOG_WARN, "engine_not_noted", err.msg,
                           STI_F_STR("instance", item->name));
         }
@@ -402,14 +398,13 @@ int krn_node_start(struct krn_node *node, struct sti_err *err)
         krn_lifecycle_destroy(&node->life);
         return status;
     }
-    node->life.started = note_engines;
-    node->life.started_arg = node;
     status = krn_lifecycle_start(&node->life, err);
     if (status != STI_OK) {
         return status;
     }
     atomic_store(&node->services.state, STI_NODE_READY);
     tell_ready(node);
+    note_engines(node);
     return STI_OK;
 }
 
