@@ -403,18 +403,36 @@ static void append_succeeded(struct brk_partition *part, struct brk_produce_row 
     }
 }
 
+/* Why storage takes no append: what was queued when damage was found is refused for that, also when
+ * the event that tells of it is still under way. The append keeps `store` open. */
+static int append_refused(struct brk_partition *part, struct sti_err *err)
+{
+    struct sti_storage_state state = {.struct_size = sizeof state};
+    pthread_mutex_lock(&part->mu);
+    bool known = part->damaged && part->state == BRK_PART_OFFLINE;
+    if (known) {
+        brk_partition_why(part, err);
+    }
+    pthread_mutex_unlock(&part->mu);
+    if (known) {
+        return err->code;
+    }
+    sti_storage_of(&part->storage)->state(part->store, &state);
+    if ((state.flags & STI_STORAGE_STATE_DAMAGED) != 0) {
+        return sti_err_set(err, STI_E_DATA_LOSS,
+                           "%s-%d takes no appends: its log is damaged, see the node's log",
+                           part->topic, part->index);
+    }
+    return STI_E_POISONED;
+}
+
 static void append_failed(struct brk_partition *part, struct brk_produce_row *rows, int status,
                           const struct sti_err *err)
 {
     struct sti_err damage;
-    if (status == STI_E_POISONED) { /* what was queued when damage was found is refused for that */
-        pthread_mutex_lock(&part->mu);
-        if (part->damaged && part->state == BRK_PART_OFFLINE) {
-            brk_partition_why(part, &damage);
-            err = &damage;
-            status = damage.code;
-        }
-        pthread_mutex_unlock(&part->mu);
+    if (status == STI_E_POISONED) {
+        status = append_refused(part, &damage);
+        err = status == STI_E_POISONED ? err : &damage;
     }
     while (rows != NULL) {
         struct brk_produce_row *row = rows;

@@ -329,6 +329,7 @@ static void fake_state(struct sti_storage_partition *part, struct sti_storage_st
 {
     pthread_mutex_lock(&part->fs->mu);
     state_fill(part->log, out);
+    out->flags = part->fs->damage_untold ? STI_STORAGE_STATE_DAMAGED : 0;
     pthread_mutex_unlock(&part->fs->mu);
 }
 
@@ -386,7 +387,7 @@ static int fake_append(struct sti_storage_partition *part, struct sti_storage_ap
 {
     struct fake_storage *fs = part->fs;
     pthread_mutex_lock(&fs->mu);
-    int rc = part->log->poisoned ? STI_E_POISONED : fs->append_refuse;
+    int rc = part->log->poisoned || fs->damage_untold ? STI_E_POISONED : fs->append_refuse;
     fs->violations += part->appending ? 1u : 0u;
     fs->appends++;
     fs->batches_last = op->batch_count;

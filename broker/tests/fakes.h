@@ -37,6 +37,7 @@ struct fake_storage {
     bool sync_on_close;     /* close tells a last synced end */
     bool fail_on_open;      /* the next open is poisoned before it returns */
     bool hold_configures;   /* configure waits */
+    bool damage_untold;     /* the log is damaged, and the event is still under way */
     bool unsynced_on_open;  /* open knows of nothing that it was synced */
     int append_status;      /* of the next appends */
     int append_refuse;      /* returned by append itself */

@@ -322,6 +322,19 @@ static void test_damage_beside_an_append(void **state)
 /* ---- the checkpoint of epochs
  * -------------------------------------------------------------------- */
 
+/* Storage refuses before the event that says why has reached the broker. */
+static void test_damage_before_its_event(void **state)
+{
+    struct fixture *fix = with_topic(state, NULL, NULL);
+    struct produce_call p;
+    FAKE_SET(fix->fs, damage_untold, true);
+    start(fix, &p, STI_ACKS_LEADER);
+    produce_wait(&p);
+    assert_string_equal(p.rows[0].err.msg,
+                        "t-0 takes no appends: its log is damaged, see the node's log");
+    ends(&p, STI_E_DATA_LOSS);
+}
+
 static void checkpoint_is(struct fixture *fix, const char *text)
 {
     char *blob = fs_blob(fix->fs, "t", 0);
@@ -386,6 +399,7 @@ int main(void)
         TEST(timeout_while_queued_and_appending),
         TEST(timeout_while_waiting),
         TEST(errors_pass_through),
+        TEST(damage_before_its_event),
         TEST(poison),
         TEST(poison_before_the_append_is_done),
         TEST(damage),
