@@ -299,6 +299,8 @@ static int write_run(struct sti_storage_partition *part, const struct sti_storag
     int rc = smm_segment_reserve(part, seg, run->file->log_fd, run->len);
     if (rc == 0) {
         rc = write_groups(part, op, run);
+        /* Again: a sync that began before the write may have taken it back. */
+        atomic_store_explicit(&run->file->dirty, true, memory_order_relaxed);
     }
     if (rc != 0) {
         int status = smm_errno_status(rc) == STI_E_DISK_FULL ? STI_E_DISK_FULL : STI_E_IO;
