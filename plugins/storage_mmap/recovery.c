@@ -135,7 +135,7 @@ static int finish_truncation(struct sti_storage_partition *part, int dir_fd, boo
         sti_log_name(swap, base_offset, ".log.swap");
         sti_log_name(name, base_offset, ".log");
         if (decided && !cut && base_offset >= offset) {
-            (void)smm_segment_unlink(part, base_offset);
+            rc = smm_segment_unlink(part, base_offset);
         } else if (cut && ((rc = STI_FAULT("recover.truncation.before_rename")) != 0 ||
                            (renameat(dir_fd, swap, dir_fd, name) != 0 && errno != ENOENT))) {
             rc = rc != 0 ? rc : errno;

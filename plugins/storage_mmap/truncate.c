@@ -311,7 +311,7 @@ static int finish_on_disk(struct sti_storage_partition *part, int dir_fd, int64_
     sti_log_name(name, base_offset, ".log");
     int rc = STI_FAULT("truncate.before_rename");
     for (uint32_t i = count; rc == 0 && i > 1; i--) {
-        (void)smm_segment_unlink(part, gone[i - 1]->base_offset);
+        rc = smm_segment_unlink(part, gone[i - 1]->base_offset); /* or it would be back one day */
         STI_CRASH_POINT("truncate.between_unlinks");
     }
     if (rc == 0 && renameat(dir_fd, swap, dir_fd, name) != 0) {

@@ -5,12 +5,16 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "storage_fixture.h"
 
+#include "log_fixture.h"
 #include "storage_mmap.h"
 
 enum { PAYLOAD = 939, LEN = PAYLOAD + 61 };
@@ -358,6 +362,33 @@ static void test_no_job_beside_the_writers_sync(void **state)
     assert_int_equal(fx.failed_count, 1);
 }
 
+/* A segment that a truncation cannot remove must not pass as removed: its records would be back at
+ * the next open. The note stays, by which that open finishes the cut. */
+static void test_what_cannot_be_removed_is_not_forgotten(void **state)
+{
+    char path[512], away[520], note[512];
+    struct sti_storage_state st;
+    (void)state;
+    append(0, 20);
+    assert_int_equal(fx_sync(&fx, part, NULL), STI_OK);
+    fx_segment_path(&fx, "t", 16, ".log", path, sizeof path);
+    fx_path(&fx, "t", "truncation", note, sizeof note);
+    (void)snprintf(away, sizeof away, "%s.away", path);
+    assert_int_equal(rename(path, away), 0);
+    assert_int_equal(mkdir(path, 0700), 0); /* which nobody can unlink */
+    assert_int_equal(fx.api->truncate(part, 10, NULL), STI_E_IO);
+    assert_int_equal(fx.failed_count, 1);
+    assert_int_equal(access(note, F_OK), 0);
+    assert_int_equal(fx.api->close(part, NULL), STI_E_IO);
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(rename(away, path), 0);
+    assert_int_equal(fx_open(&fx, "t", 0, &part, &st), STI_OK);
+    assert_int_equal(st.written_end, 10);
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(access(note, F_OK), -1);
+    append(10, 1);
+}
+
 #define CASE(f, s) cmocka_unit_test_setup_teardown(f, s, teardown)
 int main(void)
 {
@@ -369,6 +400,7 @@ int main(void)
         CASE(test_commit_holds_for_what_is_written, setup),
         CASE(test_failed_group_is_not_tried_again, setup),
         CASE(test_no_job_beside_the_writers_sync, setup),
+        CASE(test_what_cannot_be_removed_is_not_forgotten, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
