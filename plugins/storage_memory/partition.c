@@ -212,6 +212,9 @@ int sme_remove(void *self, const struct sti_partition_id *id, struct sti_err *er
     pthread_mutex_lock(&store->mu);
     struct sti_storage_partition **link = find_part(store, id);
     struct sti_storage_partition *part = *link;
+    if (part != NULL && memcmp(part->topic_id, id->topic_id, sizeof part->topic_id) != 0) {
+        part = NULL; /* another topic's, which has the name now */
+    }
     bool open = part != NULL && part->open;
     if (part != NULL && !open) {
         *link = part->next;

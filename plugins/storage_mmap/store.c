@@ -172,20 +172,20 @@ static struct sti_storage_partition **bucket_of(struct smm_store *store, const c
     return &store->table[hash % SMM_BUCKETS];
 }
 
-static bool is_open(struct smm_store *store, const char *name)
+static struct sti_storage_partition *find_open(struct smm_store *store, const char *name)
 {
     struct sti_storage_partition *part = *bucket_of(store, name);
     while (part != NULL && strcmp(part->name, name) != 0) {
         part = part->table_next;
     }
-    return part != NULL;
+    return part;
 }
 
 int smm_store_enter(struct smm_store *store, struct sti_storage_partition *part,
                     struct sti_err *err)
 {
     pthread_mutex_lock(&store->table_mu);
-    bool taken = is_open(store, part->name);
+    bool taken = find_open(store, part->name) != NULL;
     if (!taken) {
         struct sti_storage_partition **bucket = bucket_of(store, part->name);
         part->table_next = *bucket;
@@ -207,6 +207,24 @@ void smm_store_leave(struct smm_store *store, struct sti_storage_partition *part
     pthread_mutex_unlock(&store->table_mu);
 }
 
+/* Is the folder another topic's, which has the name now? One whose metadata cannot be made out is
+ * whose the name says: nobody can open it, and a deletion is how it goes.
+ * @return 0: no; ENOENT: yes, or there is none; another errno: it could not be looked at */
+static int belongs_to(struct smm_store *store, const char *name, const uint8_t topic_id[16])
+{
+    uint8_t found[16];
+    int fd = openat(store->dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) {
+        return errno;
+    }
+    int rc = smm_meta_read(fd, found);
+    (void)close(fd);
+    if (rc == 0) {
+        return memcmp(found, topic_id, sizeof found) == 0 ? 0 : ENOENT;
+    }
+    return rc == ENOENT || rc == EPROTO || rc == EPROTONOSUPPORT ? 0 : rc;
+}
+
 int smm_store_remove(void *self, const struct sti_partition_id *id, struct sti_err *err)
 {
     struct smm_store *store = self;
@@ -225,12 +243,17 @@ int smm_store_remove(void *self, const struct sti_partition_id *id, struct sti_e
                    id->partition, salt);
     int saved = 0;
     pthread_mutex_lock(&store->table_mu);
-    bool open = is_open(store, name);
-    if (!open && (saved = STI_FAULT("remove.before_rename")) == 0 &&
+    const struct sti_storage_partition *part = find_open(store, name);
+    bool open = part != NULL && memcmp(part->topic_id, id->topic_id, sizeof id->topic_id) == 0;
+    if (part == NULL && (saved = belongs_to(store, name, id->topic_id)) == 0 &&
+        (saved = STI_FAULT("remove.before_rename")) == 0 &&
         renameat(store->dir_fd, name, store->dir_fd, gone) != 0) {
         saved = errno;
     }
     pthread_mutex_unlock(&store->table_mu);
+    if (part != NULL && !open) {
+        return STI_OK; /* the name is another topic's */
+    }
     if (open) {
         return sti_err_set(err, STI_E_IN_USE, "%s: the partition is still open", name);
     }

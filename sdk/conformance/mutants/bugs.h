@@ -21,6 +21,7 @@ enum bug {
     BUG_read_skips_batch,      /* a read begins one batch late */
     BUG_recovery_cuts_more,    /* recovery cuts a sound batch off the end */
     BUG_refusal_appends_part,  /* a refused append leaves some of its batches */
+    BUG_remove_by_name,        /* remove takes the partition of another topic of that name */
     BUG_remove_keeps_data,     /* remove does nothing */
     BUG_segment_too_long,      /* segments pass segment_bytes */
     BUG_short_read,            /* a read ends one byte early */

@@ -534,7 +534,11 @@ static void m_usage(struct sti_storage_partition *part, struct sti_storage_usage
 
 static int m_remove(void *self, const struct sti_partition_id *id, struct sti_err *err)
 {
-    return IS(remove_keeps_data) ? STI_OK : real->remove(self, id, err);
+    struct sti_partition_id other = *id;
+    if (IS(remove_by_name)) {
+        (void)real->list(self, take_id, &other, NULL);
+    }
+    return IS(remove_keeps_data) ? STI_OK : real->remove(self, &other, err);
 }
 
 struct own_list {

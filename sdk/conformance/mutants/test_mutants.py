@@ -34,6 +34,7 @@ CAUGHT_BY = {
     "read_skips_batch": (["append_and_read"], r"a read at \d+ begins with the batch at \d+", None),
     "recovery_cuts_more": (["crash"], r"the log ends at \d+ after a crash", None),
     "refusal_appends_part": (["append_refusals"], r"written_end is 2, expected 1", None),
+    "remove_by_name": (["remove_other"], r"is IN_USE, expected OK", None),
     "remove_keeps_data": (["remove"], r"remove", None),
     "segment_too_long": (["rolls_by_size"], r"expected", None),
     "short_read": (["read_bounds"], r"a read ends inside the batch", None),

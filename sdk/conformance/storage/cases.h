@@ -14,6 +14,7 @@
     X(names, 0, 0, "every allowed topic name is a partition of its own, every other is refused")   \
     X(topic_id, 0, 0, "a topic made anew under an old name does not see the old one's data")       \
     X(remove, 0, 0, "what was removed is gone for good, and its name is free")                     \
+    X(remove_other, 0, 0, "and a partition of another topic id is left alone")                     \
     X(list, 0, 0, "list visits each partition once, and ends when the visitor says so")            \
     X(policies, 0, 0, "a flush policy that the engine cannot honour is refused")                   \
     X(append_and_read, 0, 0, "every batch is found at each of its offsets")                        \

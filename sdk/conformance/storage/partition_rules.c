@@ -89,6 +89,29 @@ void cs_case_topic_id(struct cfm *cfm)
     cs_stop(&cs);
 }
 
+/* A late deletion of a topic that is gone meets the one that has its name now. */
+void cs_case_remove_other(struct cfm *cfm)
+{
+    struct cs cs;
+    struct cs_part *p;
+    cs_start(&cs, cfm);
+    CFM_STATUS(cs_open_id(&cs, "t", 0, 1, STI_STORAGE_CREATE, &p), STI_OK);
+    CFM_STATUS(cs_append_like(p, 0, 1, 100, 1, 5, 0), STI_OK);
+    CFM_STATUS(cs_remove_id(&cs, "t", 0, 2), STI_OK);
+    CFM_STATUS(cs_append_like(p, 5, 1, 100, 1, 1, 0), STI_OK);
+    cs_closed(p);
+    CFM_STATUS(cs_remove_id(&cs, "t", 0, 2), STI_OK);
+    int rc = cs_open_id(&cs, "t", 0, 1, 0, &p);
+    CFM_EXPECT(rc == STI_OK,
+               "remove took the partition of another topic of that name: open ends with %s",
+               sti_status_name(rc));
+    CFM_EQ(p->opened.written_end, 6);
+    cs_closed(p);
+    CFM_STATUS(cs_remove_id(&cs, "t", 0, 1), STI_OK);
+    CFM_STATUS(cs_open_id(&cs, "t", 0, 1, 0, &p), STI_E_NOT_FOUND);
+    cs_stop(&cs);
+}
+
 void cs_case_remove(struct cfm *cfm)
 {
     struct cs cs;

@@ -278,7 +278,9 @@ struct sti_storage {
      */
     int (*close)(struct sti_storage_partition *part, struct sti_err *err);
     /* Delete a closed partition for good. The name is free, and the deletion survives a crash, when
-     * it returns; its space comes back soon after.
+     * it returns; its space comes back soon after. A partition of another topic id is left alone,
+     * open or not: it is another topic's, which has the name now. What cannot say whose it is
+     * belongs to whom its name says.
      * @return STI_OK (also when there is none), STI_E_IO, STI_E_IN_USE (still open) */
     int (*remove)(void *self, const struct sti_partition_id *id, struct sti_err *err);
     /* Visit what is stored, whoever made it. `visit` returns 0 to go on. @return STI_OK, STI_E_IO,
