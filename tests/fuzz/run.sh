@@ -5,6 +5,9 @@
 #
 # What a fuzzer finds interesting stays in BUILD/fuzz-corpus/NAME and is gone on with in the next run. An input that
 # crashes, hangs or leaks is left as BUILD/fuzz-found/NAME-..., named in the last line, and the status is 1.
+#
+# FUZZ_SEED=N makes a run over a fresh BUILD go the same way again, as far as its time takes it; CI sets it, so that what it
+# finds is found again. Without it every run goes another way.
 set -u
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
 build=$(cd "$1" && pwd) || exit 1
@@ -25,7 +28,7 @@ one()
     [ -e "$here/dict/$name.dict" ] && dict=("-dict=$here/dict/$name.dict")
     LSAN_OPTIONS="suppressions=$here/lsan.supp:print_suppressions=0" \
         ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-        "$build/tests/fuzz_$name" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=1500 -max_len=16384 \
+        "$build/tests/fuzz_$name" -seed="${FUZZ_SEED:-0}" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=1500 -max_len=16384 \
         -print_final_stats=1 -artifact_prefix="$found/$name-" "${dict[@]}" \
         "$build/fuzz-corpus/$name" "$here/corpus/$name" > "$build/fuzz-$name.log" 2>&1
     local status=$?
