@@ -455,6 +455,9 @@ static int prepare(struct sti_storage_partition *part, int dir_fd, const struct 
         return STI_E_NO_MEMORY;
     }
     int saved = smm_offset_write(dir_fd, STI_FILE_TRUNCATION, offset);
+    if (saved == 0) {
+        saved = STI_FAULT("truncate.after_note");
+    }
     if (saved != 0) {
         smm_file_unref(*file);
         *file = NULL;

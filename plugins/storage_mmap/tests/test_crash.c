@@ -219,7 +219,7 @@ static void while_something_is_taken_back(void **state)
         {"segment.append.before_undo", "segment.append.after_write", 12},
         {"segment.append.undo_segment", "segment.append.after_write", 12},
         {"segment.append.undo_write", "segment.append.after_write", 12},
-        {"truncate.before_take_back", "small.after_rename", 50},
+        {"truncate.before_take_back", "truncate.after_note", 12},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         for (unsigned fails = 1; fails < cases[i].fails_max; fails++) {
