@@ -375,6 +375,7 @@ void brk_open_run(struct sti_task *task)
     brk_partition_opened(part, rc == STI_OK ? BRK_PART_ONLINE : BRK_PART_OFFLINE, &err);
     if (rc != STI_OK && rc != STI_E_CANCELLED) {
         brk_reopen_ask(broker);
+        brk_offline_report(broker); /* before it counts as opened: /ready never knows of neither */
     }
     brk_opening_ended(part, rc != STI_OK && rc != STI_E_CANCELLED, state.truncated_bytes);
     brk_topic_settled(part, false, rc, &err);
