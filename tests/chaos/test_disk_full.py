@@ -42,6 +42,8 @@ class DiskTest(harness.TestCase):
         if kind == "tmpfs":
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "streamit-test", self.mount], check=True)
         else:
+            if not os.path.exists("/dev/loop-control"):
+                self.skipTest("this machine has no loop devices to mount an ext4 image with")
             image = self.path("disk.img")
             with open(image, "wb") as file:
                 file.truncate(mib * MIB)
@@ -369,8 +371,8 @@ class OtherWriters(DiskTest):
 
 
 def main():
-    if os.geteuid() != 0:
-        print("skipped: mounting a small file system needs root", file=sys.stderr)
+    if os.environ.get("STREAMIT_TEST_MOUNTS") != "own" and not harness.can_mount():
+        print("skipped: this machine does not let us mount a small file system (root, and a mount namespace)", file=sys.stderr)
         return
     if os.environ.get("STREAMIT_TEST_MOUNTS") != "own":
         os.environ["STREAMIT_TEST_MOUNTS"] = "own"

@@ -62,6 +62,12 @@ def seed():
     return value
 
 
+def can_mount():
+    """May this machine give a test mounts of its own? Root may, but not in every container or chroot."""
+    probe = ["unshare", "--mount", "--propagation", "private", "mount", "-t", "tmpfs", "streamit-test", "/mnt"]
+    return os.geteuid() == 0 and subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
 def read(path):
     """The bytes of a file."""
     with open(path, "rb") as file:
