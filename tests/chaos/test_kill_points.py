@@ -149,8 +149,9 @@ class KillPoints(harness.TestCase):
         status = node._ended()
         self.assertEqual(status, -9, f"ended with {status}:\n{node.log_text()[-3000:]}")
         with open(self.fault_log, encoding="ascii") as file:
-            last = file.read().splitlines()[-1].split()
-        self.assertEqual(last[:2], [point, "kill"])
+            fired = [line.split()[:2] for line in file.read().splitlines()]
+        # Other threads may meet a rule that fails, too, between the note of the death and the death.
+        self.assertEqual([rule for rule in fired if rule[1] == "kill"], [[point, "kill"]])
         self.deaths += 1
         self.armed_deaths[point] += 1
 
