@@ -371,6 +371,7 @@ struct brk_produce_row {
     struct sti_produce_row *row; /* the caller's */
     struct brk_partition *part;  /* holds a reference until the block goes, or NULL */
     int state;                   /* enum brk_row_state: @locks part->mu */
+    bool refused;                /* by its chain: nothing failed here */
     struct sti_batch_header header;
     struct sti_append_batch batch;
     uint32_t slice_first; /* in produce->slices */
@@ -390,6 +391,14 @@ struct brk_produce {
 };
 
 int brk_produce(void *self, struct sti_produce *call, struct sti_err *err);
+/* The row was not appended and will not be: note it in its chain, before it is answered. Rows that
+ * were queued are noted under the part->mu under which they are taken out, oldest first. */
+void brk_produce_chain_fail(const struct brk_produce_row *row);
+/* Must the row be refused, since an earlier one of its stream was not appended? It is marked then.
+ */
+bool brk_produce_chain_refuses(struct brk_produce_row *row);
+/* @return STI_E_PRECONDITION, retriable: what a refused row is answered */
+int brk_produce_chain_err(const struct brk_produce_row *row, struct sti_err *err);
 /* A row has its result. Called without locks. */
 void brk_produce_row_done(struct brk_produce_row *row, int status, const struct sti_err *err);
 int brk_admit(void *self, struct sti_admit *admit);

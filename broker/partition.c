@@ -13,6 +13,10 @@
  * A row can be withdrawn (timeout, deletion) while it is QUEUED or WAITING; while APPENDING its
  * bytes belong to storage.
  *
+ * Chains (broker.h): no row in the queue is one that its chain refuses. A row that leaves QUEUED or
+ * APPENDING without having been appended is noted in its chain under part->mu, and what the queue
+ * holds behind it on that chain leaves with it.
+ *
  * Ends. written_end, synced_end and the high watermark only grow while the partition is open. With
  * durable acks the leader's ack goes by the synced end; the high watermark comes from the
  * replication plugin, which was told to go by synced ends.
@@ -426,6 +430,40 @@ static int append_refused(struct brk_partition *part, struct sti_err *err)
     return STI_E_POISONED;
 }
 
+/* Take the rows out of the queue that `leaves` picks. @return them, in order @locks part->mu held
+ */
+static struct brk_produce_row *queue_pick(struct brk_partition *part,
+                                          bool (*leaves)(struct brk_produce_row *row))
+{
+    struct brk_produce_row *out = NULL, **out_tail = &out;
+    part->queue_tail = NULL;
+    for (struct brk_produce_row **at = &part->queue_head; *at != NULL;) {
+        struct brk_produce_row *row = *at;
+        if (!leaves(row)) {
+            part->queue_tail = row;
+            at = &row->next;
+            continue;
+        }
+        *at = row->next;
+        row->next = NULL;
+        row->state = BRK_ROW_DONE;
+        *out_tail = row;
+        out_tail = &row->next;
+    }
+    return out;
+}
+
+/* Answer rows that their chains refuse. */
+static void rows_refuse(struct brk_produce_row *rows)
+{
+    while (rows != NULL) {
+        struct brk_produce_row *row = rows;
+        struct sti_err err;
+        rows = row->next;
+        brk_produce_row_done(row, brk_produce_chain_err(row, &err), &err);
+    }
+}
+
 static void append_failed(struct brk_partition *part, struct brk_produce_row *rows, int status,
                           const struct sti_err *err)
 {
@@ -434,15 +472,20 @@ static void append_failed(struct brk_partition *part, struct brk_produce_row *ro
         status = append_refused(part, &damage);
         err = status == STI_E_POISONED ? err : &damage;
     }
+    pthread_mutex_lock(&part->mu);
+    for (struct brk_produce_row *row = rows; row != NULL; row = row->next) {
+        row->row->bytes_needed = part->append.bytes_needed;
+        row->state = BRK_ROW_DONE;
+        brk_produce_chain_fail(row);
+    }
+    struct brk_produce_row *refused = queue_pick(part, brk_produce_chain_refuses);
+    pthread_mutex_unlock(&part->mu);
     while (rows != NULL) {
         struct brk_produce_row *row = rows;
         rows = row->next;
-        row->row->bytes_needed = part->append.bytes_needed;
-        pthread_mutex_lock(&part->mu);
-        row->state = BRK_ROW_DONE;
-        pthread_mutex_unlock(&part->mu);
         brk_produce_row_done(row, status, err);
     }
+    rows_refuse(refused);
 }
 
 /* Any thread; often the strand itself, inside the call of append. */
@@ -509,7 +552,9 @@ int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *ro
     int rc = STI_OK;
     pthread_mutex_lock(&part->mu);
     bool online = part->state == BRK_PART_ONLINE;
-    if (online || part->state == BRK_PART_OPENING) {
+    if (brk_produce_chain_refuses(row)) {
+        rc = brk_produce_chain_err(row, err);
+    } else if (online || part->state == BRK_PART_OPENING) {
         row->state = BRK_ROW_QUEUED;
         row->next = NULL;
         if (part->queue_tail != NULL) {
@@ -553,10 +598,13 @@ static bool list_remove(struct brk_produce_row **head, struct brk_produce_row **
 
 bool brk_partition_withdraw(struct brk_partition *part, struct brk_produce_row *row)
 {
+    struct brk_produce_row *refused = NULL;
     bool out = false;
     pthread_mutex_lock(&part->mu);
     if (row->state == BRK_ROW_QUEUED) {
         out = list_remove(&part->queue_head, &part->queue_tail, row);
+        brk_produce_chain_fail(row);
+        refused = queue_pick(part, brk_produce_chain_refuses);
     } else if (row->state == BRK_ROW_WAITING) {
         out = list_remove(&part->acks_head, &part->acks_tail, row);
         sti_metric_sub(part->broker->metrics.acks_waiting, out ? 1 : 0);
@@ -565,6 +613,7 @@ bool brk_partition_withdraw(struct brk_partition *part, struct brk_produce_row *
         row->state = BRK_ROW_DONE;
     }
     pthread_mutex_unlock(&part->mu);
+    rows_refuse(refused);
     return out;
 }
 
@@ -588,6 +637,9 @@ static struct brk_produce_row *rows_take(struct brk_produce_row **head,
     struct brk_produce_row *first = *head;
     *count = 0;
     for (struct brk_produce_row *row = first; row != NULL; row = row->next) {
+        if (row->state == BRK_ROW_QUEUED) {
+            brk_produce_chain_fail(row);
+        }
         row->state = BRK_ROW_DONE;
         (*count)++;
     }
@@ -605,33 +657,26 @@ void brk_partition_fail_acks(struct brk_partition *part, int status, const char 
     rows_fail(part, rows, status, why);
 }
 
-/* Take the rows out that ask for more replicas in sync than there are: nobody could tell before the
- * partition was open. @return them */
-static struct brk_produce_row *queue_refuse(struct brk_partition *part, struct sti_err *err)
+static bool wants_quorum(struct brk_produce_row *row)
 {
-    struct brk_produce_row *out = NULL, *last = NULL;
+    return row->produce->call->acks == STI_ACKS_QUORUM;
+}
+
+/* Take the rows out that ask for more replicas in sync than there are: nobody could tell before the
+ * partition was open. @param refused  out: those that their chains refuse then @return them */
+static struct brk_produce_row *queue_refuse(struct brk_partition *part,
+                                            struct brk_produce_row **refused, struct sti_err *err)
+{
+    *refused = NULL;
     if (brk_partition_quorum(part, err) == STI_OK) {
         return NULL;
     }
     pthread_mutex_lock(&part->mu);
-    part->queue_tail = NULL;
-    for (struct brk_produce_row **at = &part->queue_head; *at != NULL;) {
-        struct brk_produce_row *row = *at;
-        if (row->produce->call->acks != STI_ACKS_QUORUM) {
-            part->queue_tail = row;
-            at = &row->next;
-            continue;
-        }
-        *at = row->next;
-        row->next = NULL;
-        row->state = BRK_ROW_DONE;
-        if (last != NULL) {
-            last->next = row;
-        } else {
-            out = row;
-        }
-        last = row;
+    struct brk_produce_row *out = queue_pick(part, wants_quorum);
+    for (struct brk_produce_row *row = out; row != NULL; row = row->next) {
+        brk_produce_chain_fail(row);
     }
+    *refused = queue_pick(part, brk_produce_chain_refuses);
     pthread_mutex_unlock(&part->mu);
     return out;
 }
@@ -651,12 +696,12 @@ void brk_partition_drain(struct brk_partition *part)
 void brk_partition_opened(struct brk_partition *part, int state, const struct sti_err *why)
 {
     const struct sti_host *host = part->broker->host;
-    struct brk_produce_row *refused = NULL;
+    struct brk_produce_row *failed = NULL, *refused = NULL;
     struct sti_err err;
     uint32_t count;
     bool poisoned = false;
     if (state == BRK_PART_ONLINE) {
-        refused = queue_refuse(part, &err);
+        failed = queue_refuse(part, &refused, &err);
     } else {
         err = *why;
     }
@@ -666,7 +711,7 @@ void brk_partition_opened(struct brk_partition *part, int state, const struct st
         brk_partition_why(part, &found);
         brk_partition_set_state(part, state, why);
         if (state != BRK_PART_ONLINE) {
-            refused = rows_take(&part->queue_head, &part->queue_tail, &count);
+            failed = rows_take(&part->queue_head, &part->queue_tail, &count);
         } else if (part->queue_head != NULL && !part->append_posted) {
             part->append_posted = true;
             host->strand_post(host->ctx, &part->strand, &part->append_task);
@@ -681,11 +726,12 @@ void brk_partition_opened(struct brk_partition *part, int state, const struct st
     if (poisoned) {
         brk_reopen_ask(part->broker);
     }
-    while (refused != NULL) {
-        struct brk_produce_row *row = refused;
-        refused = row->next;
+    while (failed != NULL) {
+        struct brk_produce_row *row = failed;
+        failed = row->next;
         brk_produce_row_done(row, err.code, &err);
     }
+    rows_refuse(refused);
     brk_fetch_wake(part, true);
 }
 

@@ -13,6 +13,10 @@
  * call is answered THROTTLED, in every row and without looking at it, except that a single call is
  * always taken when nothing else is in flight: a limit below one message must not be a dead end. A
  * disk that fills puts off or refuses its own rows only (diskspace.c).
+ *
+ * Chains (broker.h). A row that is not appended is noted in its chain before it is answered, here
+ * or under part->mu while it is queued; a row that its chain refuses never gets into a queue, or is
+ * taken out of it when an earlier one fails (partition.c).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +72,57 @@ int brk_admit(void *self, struct sti_admit *admit)
     }
     pthread_mutex_unlock(&broker->admit_mu);
     return rc;
+}
+
+/* ---- the order of streams ------------------------------------------------------------------ */
+
+/* NULL: the row stands alone, or its transport knows no chains. */
+static struct sti_produce_chain *chain_of(const struct sti_produce_row *row)
+{
+    bool told = row->struct_size >=
+                offsetof(struct sti_produce_row, chain_answered) + sizeof row->chain_answered;
+    return told ? row->chain : NULL;
+}
+
+static void chain_fail(const struct sti_produce_row *row)
+{
+    struct sti_produce_chain *chain = chain_of(row);
+    if (chain != NULL) {
+        sti_produce_chain_fail(chain, row->chain_id, row->chain_answered);
+    }
+}
+
+/* Nothing of a call was done. */
+static void chains_fail(const struct sti_produce *call)
+{
+    for (uint32_t i = 0; i < call->row_count; i++) {
+        chain_fail(call->rows[i]);
+    }
+}
+
+void brk_produce_chain_fail(const struct brk_produce_row *row)
+{
+    if (!row->refused) {
+        chain_fail(row->row);
+    }
+}
+
+bool brk_produce_chain_refuses(struct brk_produce_row *row)
+{
+    const struct sti_produce_row *in = row->row;
+    const struct sti_produce_chain *chain = chain_of(in);
+    row->refused =
+        chain != NULL && sti_produce_chain_refuses(chain, in->chain_id, in->chain_answered) != 0;
+    return row->refused;
+}
+
+int brk_produce_chain_err(const struct brk_produce_row *row, struct sti_err *err)
+{
+    sti_err_set(err, STI_E_PRECONDITION,
+                "%.80s-%d: an earlier batch of this stream was not appended", row->row->topic,
+                row->row->partition);
+    err->traits |= STI_TRAIT_RETRIABLE;
+    return STI_E_PRECONDITION;
 }
 
 /* ---- answering ----------------------------------------------------------------------------- */
@@ -226,6 +281,9 @@ static int row_submit(struct brk_produce *p, struct brk_produce_row *row, struct
     struct broker *broker = p->broker;
     const struct sti_produce *call = p->call;
     const struct sti_produce_row *in = row->row;
+    if (brk_produce_chain_refuses(row)) {
+        return brk_produce_chain_err(row, err);
+    }
     int rc = brk_authorize(broker, call->request, STI_OP_WRITE, in->topic, err);
     if (rc == STI_OK) {
         rc = brk_lookup(broker, in->topic, in->topic_id, in->partition, &row->part, err);
@@ -286,6 +344,7 @@ static void produce_refuse(struct broker *broker, struct sti_produce *call, int 
 {
     for (uint32_t i = 0; i < call->row_count; i++) {
         struct sti_produce_row *row = call->rows[i];
+        chain_fail(row);
         row->status =
             sti_err_set(&row->err, status, "%.80s-%d: %s", row->topic, row->partition, why);
         row->retry_after_ms = BRK_RETRY_AFTER_MS;
@@ -300,9 +359,11 @@ int brk_produce(void *self, struct sti_produce *call, struct sti_err *err)
     const struct sti_host *host = broker->host;
     int rc = brk_serving(broker, err);
     if (rc != STI_OK) {
+        chains_fail(call);
         return rc;
     }
     if (call->row_count == 0 || call->acks < STI_ACKS_NONE || call->acks > STI_ACKS_QUORUM) {
+        chains_fail(call);
         return sti_err_set(err, STI_E_INVALID_ARGUMENT,
                            call->row_count == 0 ? "produce: no partitions"
                                                 : "produce: acks %d, expected 0 to 2",
@@ -314,6 +375,7 @@ int brk_produce(void *self, struct sti_produce *call, struct sti_err *err)
     }
     struct brk_produce *p = produce_new(broker, call);
     if (p == NULL) {
+        chains_fail(call);
         return sti_err_set(err, STI_E_NO_MEMORY, "produce: out of memory");
     }
     if (!admission_enter(broker, p->bytes)) {
@@ -331,6 +393,7 @@ int brk_produce(void *self, struct sti_produce *call, struct sti_err *err)
         sti_err_clear(&row_err);
         rc = row_submit(p, &p->rows[i], &row_err);
         if (rc != STI_OK) {
+            brk_produce_chain_fail(&p->rows[i]);
             brk_produce_row_done(&p->rows[i], rc, &row_err);
         }
     }

@@ -436,6 +436,21 @@ unsigned fs_release_appends(struct fake_storage *fs)
     return count;
 }
 
+void fs_release_append(struct fake_storage *fs, const char *topic, int32_t partition)
+{
+    pthread_mutex_lock(&fs->mu);
+    struct fs_log *log = log_find(fs, topic, partition);
+    struct sti_storage_partition *part = log == NULL ? NULL : log->handle;
+    struct sti_storage_append *op = part == NULL ? NULL : part->append;
+    if (op != NULL) {
+        part->append = NULL;
+        fs->appends_held--;
+    }
+    pthread_mutex_unlock(&fs->mu);
+    assert_non_null(op);
+    append_finish(part, op);
+}
+
 /* ---- read -------------------------------------------------------------------------------------
  */
 

@@ -65,6 +65,8 @@ struct fake_storage *fs_new(void);
 void fs_free(struct fake_storage *fs);
 /* Complete every held append, in the order of arrival. @return how many */
 unsigned fs_release_appends(struct fake_storage *fs);
+/* Complete the held append of one partition; the next ones are held again. */
+void fs_release_append(struct fake_storage *fs, const char *topic, int32_t partition);
 unsigned fs_release_reads(struct fake_storage *fs);
 /* Wait until a counter of `fs` has reached a value; fails the test after ten seconds. */
 void fs_wait(struct fake_storage *fs, const unsigned *counter, unsigned at_least);

@@ -164,7 +164,7 @@ LAYOUT_VALUE(STI_CONFIG_DEFAULT, 0);
 LAYOUT_VALUE(STI_CONFIG_NODE, 1);
 LAYOUT_VALUE(STI_CONFIG_TOPIC, 2);
 LAYOUT_VALUE(STI_BROKER_MAJOR, 0);
-LAYOUT_VALUE(STI_BROKER_MINOR, 2);
+LAYOUT_VALUE(STI_BROKER_MINOR, 3);
 LAYOUT_VALUE(STI_TOPIC_NAME_MAX, 249);
 LAYOUT_VALUE(STI_FETCH_SLICES_MAX, 16);
 LAYOUT_VALUE(STI_FETCH_MEMORY, 1);
@@ -172,7 +172,10 @@ LAYOUT_VALUE(STI_OFFSET_LATEST, (-1));
 LAYOUT_VALUE(STI_OFFSET_EARLIEST, (-2));
 LAYOUT_VALUE(STI_TOPIC_VALIDATE_ONLY, 1);
 
-LAYOUT_SIZE(sti_produce_row, 360);
+LAYOUT_SIZE(sti_produce_chain, 8);
+LAYOUT_FIELD(sti_produce_chain, failed, 0, 8);
+
+LAYOUT_SIZE(sti_produce_row, 384);
 LAYOUT_FIELD(sti_produce_row, struct_size, 0, 4);
 LAYOUT_FIELD(sti_produce_row, partition, 4, 4);
 LAYOUT_FIELD(sti_produce_row, topic, 8, 8);
@@ -191,6 +194,9 @@ LAYOUT_FIELD(sti_produce_row, retry_after_ms, 88, 4);
 LAYOUT_FIELD(sti_produce_row, reserved, 92, 4);
 LAYOUT_FIELD(sti_produce_row, bytes_needed, 96, 8);
 LAYOUT_FIELD(sti_produce_row, err, 104, 256);
+LAYOUT_FIELD(sti_produce_row, chain, 360, 8);
+LAYOUT_FIELD(sti_produce_row, chain_id, 368, 8);
+LAYOUT_FIELD(sti_produce_row, chain_answered, 376, 8);
 
 LAYOUT_SIZE(sti_produce, 56);
 LAYOUT_FIELD(sti_produce, struct_size, 0, 4);

@@ -43,7 +43,7 @@ extern "C" {
 
 #define STI_BROKER_ID    "streamit.broker"
 #define STI_BROKER_MAJOR 0
-#define STI_BROKER_MINOR 2
+#define STI_BROKER_MINOR 3
 
 #define STI_TOPIC_NAME_MAX 249u
 
@@ -55,6 +55,44 @@ enum sti_acks {
     STI_ACKS_QUORUM =
         2 /* in the log of every in-sync replica, and of at least min.insync.replicas */
 };
+
+/* Keeps the order of one partition's batches on one stream of requests, of which several are under
+ * way: a batch is appended only when its sender had read the answer of every earlier one that was
+ * not. Caller's memory, one for each stream and partition, all zero before its first call; it
+ * outlives the calls of all rows that name it. Calls of one stream are made one after the other, in
+ * the order of their ids; they may be under way together.
+ *
+ * The word holds the first request that failed since its sender last began anew, 0: none. Rows
+ * behind it whose sender had not read its answer are refused with PRECONDITION, retriable, and are
+ * not appended; the sender sends the failed one and what followed it again, in order, under new
+ * ids. What was appended and got no acknowledgement in time has not failed. */
+struct sti_produce_chain {
+    uint64_t failed; /* accessed atomically, by the functions below only */
+};
+
+/* Must a row be refused, because an earlier one was not appended? */
+static inline int sti_produce_chain_refuses(const struct sti_produce_chain *chain, uint64_t id,
+                                            uint64_t answered)
+{
+    uint64_t failed = __atomic_load_n(&chain->failed, __ATOMIC_ACQUIRE);
+    return failed != 0 && failed <= id && answered < failed;
+}
+
+/* A row was not appended. The broker says so of every row that it was given; a transport does of
+ * those that it refuses itself. Before the row is answered, and never for a refusal by the chain. A
+ * failure behind an earlier one that its sender had not read of is one with that; one before it
+ * takes its place. Any thread. */
+static inline void sti_produce_chain_fail(struct sti_produce_chain *chain, uint64_t id,
+                                          uint64_t answered)
+{
+    uint64_t failed = __atomic_load_n(&chain->failed, __ATOMIC_ACQUIRE);
+    do {
+        if (failed != 0 && failed <= id && answered < failed) {
+            return;
+        }
+    } while (!__atomic_compare_exchange_n(&chain->failed, &failed, id, 0, __ATOMIC_ACQ_REL,
+                                          __ATOMIC_ACQUIRE));
+}
 
 struct sti_produce_row {
     uint32_t struct_size;
@@ -76,6 +114,11 @@ struct sti_produce_row {
     uint32_t reserved;
     uint64_t bytes_needed; /* with DISK_FULL; else 0 */
     struct sti_err err;
+    /* since 0.3: the order of a stream */
+    struct sti_produce_chain *chain; /* NULL: the row stands alone */
+    uint64_t chain_id;               /* of its request, > 0, ascending within the stream */
+    uint64_t chain_answered; /* the highest id such that the sender had read all answers up to it
+                                when it sent this */
 };
 
 struct sti_produce {
@@ -293,9 +336,10 @@ struct sti_broker {
      * rows). Row statuses: UNKNOWN_TOPIC, UNKNOWN_PARTITION, NOT_LEADER, CORRUPT_BATCH,
      * MESSAGE_TOO_LARGE, INVALID_ARGUMENT, UNSUPPORTED, NOT_ENOUGH_REPLICAS, REPLICAS_LOST,
      * TIMED_OUT, THROTTLED, DISK_FULL, POISONED, DATA_LOSS, IO, IDEMPOTENT_REPLAY (with the first
-     * offset), OUT_OF_ORDER_SEQUENCE, FENCED, UNKNOWN_PRODUCER, PERMISSION_DENIED. With acks none
-     * done runs, with the true status, when storage has let go of the payload: a wire that answers
-     * nothing simply ignores it. */
+     * offset), OUT_OF_ORDER_SEQUENCE, FENCED, UNKNOWN_PRODUCER, PERMISSION_DENIED, PRECONDITION
+     * (refused by its chain). After a call-level error the rows count as failed in their chains.
+     * With acks none done runs, with the true status, when storage has let go of the payload: a
+     * wire that answers nothing simply ignores it. */
     int (*produce)(void *self, struct sti_produce *call, struct sti_err *err);
 
     /* Long poll. Row statuses: UNKNOWN_TOPIC, UNKNOWN_PARTITION, NOT_LEADER, OFFSET_OUT_OF_RANGE,
