@@ -186,7 +186,7 @@ static bool take_range(struct sti_storage_partition *part, struct smm_damage ran
         range.from_offset < seg->base_offset) {
         return false;
     }
-    if (range.from_pos == range.to_pos && seg->base_offset == range.from_offset) {
+    if (range.from_pos == range.to_pos && seg->base_offset == range.from_offset && seg->size > 0) {
         return false; /* a file that was missing is back */
     }
     if (seg->base_offset != range.base_offset) { /* the whole file is gone */

@@ -211,13 +211,34 @@ static void test_a_close_comes_first(void **state)
     assert_int_equal(fx.damaged_count, 0);
 }
 
+/* A segment's file that has lost all its bytes stays damage over every restart. */
+static void test_an_emptied_file(void **state)
+{
+    char path[512];
+    struct sti_storage_state st;
+    (void)state;
+    fx_segment_path(&fx, "t", 0, ".log", path, sizeof path);
+    assert_int_equal(fx.api->close(part, NULL), STI_OK);
+    assert_int_equal(truncate(path, 0), 0);
+    assert_int_equal(fx_open(&fx, "t", 0, &part, &st), STI_OK); /* nothing is read */
+    assert_int_equal(read_at(0), STI_E_DATA_LOSS);
+    test_host_settle(fx.th, NULL);
+    for (int i = 0; i < 2; i++) {
+        assert_true(is_damaged());
+        assert_int_equal(fx_append(&fx, part, END, 1, PAYLOAD, 1, 1), STI_E_POISONED);
+        assert_int_equal(fx.api->close(part, NULL), STI_OK);
+        assert_int_equal(fx_open(&fx, "t", 0, &part, &st), STI_E_DATA_LOSS);
+    }
+    assert_int_equal(read_at(PER_SEGMENT), STI_OK);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(test_a_reader_finds_damage), CASE(test_a_second_look_may_differ),
         CASE(test_an_error_is_no_damage), CASE(test_it_may_be_gone),
-        CASE(test_a_close_comes_first),
+        CASE(test_a_close_comes_first),   CASE(test_an_emptied_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
