@@ -203,6 +203,11 @@ static int cut_position(struct sti_storage_partition *part, const struct smm_seg
             return sti_err_wrap(err, STI_E_IO, "%s: truncate to %" PRId64, part->name, offset);
         }
         if (sti_batch_last_offset(&header) >= offset) {
+            /* Or it lies: the caller is not told of a mistake that the disk has made. */
+            rc = sti_log_walk_prove(&walk.log, *pos, &header, err);
+            if (rc != STI_OK) {
+                return sti_err_wrap(err, STI_E_IO, "%s: truncate to %" PRId64, part->name, offset);
+            }
             return sti_err_set(err, STI_E_INVALID_ARGUMENT,
                                "%s: truncate to %" PRId64 ": not where a batch begins", part->name,
                                offset);
