@@ -41,6 +41,7 @@ struct brk_fetch {
     bool may_wait, failed, parked, on_executor, would_block;
     uint32_t row_count, next_row;
     uint64_t started_us, due_us, open_due_us, bytes;
+    struct brk_fetch_times times;
     struct sti_storage_read read;        /* of row next_row */
     struct sti_storage_partition *store; /* that it reads from */
     struct brk_fetch_row rows[];
@@ -62,6 +63,19 @@ static void fetch_unref(struct brk_fetch *f)
 
 /* ---- answering ----------------------------------------------------------------------------- */
 
+/* Count what a call that is answered hands out. */
+static void fetch_count(struct brk_fetch *f)
+{
+    sti_metric_add(f->broker->metrics.fetch_bytes, f->bytes);
+    for (uint32_t i = 0; f->bytes > 0 && i < f->row_count; i++) {
+        struct brk_partition *part = f->rows[i].part;
+        if (part != NULL && f->rows[i].row->slice_count > 0) {
+            (void)__atomic_fetch_add(&part->counts.fetched, f->rows[i].row->bytes,
+                                     __ATOMIC_RELAXED);
+        }
+    }
+}
+
 static void fetch_answer(struct brk_fetch *f)
 {
     struct broker *broker = f->broker;
@@ -69,8 +83,10 @@ static void fetch_answer(struct brk_fetch *f)
     if (f->timer_armed && host->timer_cancel(host->ctx, &f->timer)) {
         fetch_unref(f);
     }
-    sti_metric_add(broker->metrics.fetch_bytes, f->bytes);
-    sti_histogram_record(broker->metrics.fetch_us, sti_now_us(host) - f->started_us);
+    uint64_t now = sti_now_us(host);
+    fetch_count(f);
+    sti_histogram_record(broker->metrics.fetch_us, now - f->started_us);
+    brk_stages_fetched(broker, f->call, f->started_us, &f->times, f->bytes, now);
     f->call->done(f->call);
     fetch_unref(f);
 }
@@ -232,15 +248,18 @@ static void fetch_park(struct brk_fetch *f, bool some)
 {
     const struct sti_host *host = f->broker->host;
     bool news = false;
+    uint64_t now = sti_now_us(host);
     atomic_fetch_add(&f->refs, 1); /* this function's */
     f->parked = true;
+    f->times.read_us += now - f->times.mark_us;
+    f->times.mark_us = now;
     parked_link(f);
     for (uint32_t i = 0; i < f->row_count; i++) {
         struct brk_fetch_row *row = &f->rows[i];
         /* With some bytes there but fewer than min_bytes, only growth is news. */
         row_link(row, some ? row->row->high_watermark : row->row->offset);
     }
-    uint64_t due = fetch_due(f), now = sti_now_us(host);
+    uint64_t due = fetch_due(f);
     if (!atomic_load(&f->timer_armed)) {
         atomic_fetch_add(&f->refs, 1);
         atomic_store(&f->timer_armed, true);
@@ -541,7 +560,10 @@ static void fetch_task_run(struct sti_task *task)
     struct brk_fetch *f = BRK_CONTAINER_OF(task, struct brk_fetch, task);
     f->on_executor = true;
     if (f->parked) {
+        uint64_t now = sti_now_us(f->broker->host);
         f->parked = false;
+        f->times.wait_us += now - f->times.mark_us;
+        f->times.mark_us = now;
         for (uint32_t i = 0; i < f->row_count; i++) {
             row_unlink(&f->rows[i]);
         }
@@ -621,6 +643,7 @@ int brk_fetch(void *self, struct sti_fetch *call, struct sti_err *err)
     f->task.run = fetch_task_run;
     f->timer.task.run = timer_run;
     f->started_us = sti_now_us(broker->host);
+    f->times.mark_us = f->started_us;
     f->due_us = f->started_us + wait_ms * 1000u;
     f->open_due_us = f->started_us + (uint64_t)conf->opening_wait_max_ms * 1000u;
     f->may_wait = wait_ms > 0;

@@ -29,6 +29,7 @@
 #include "broker/cluster/catalog.h"
 #include "broker/diskspace.h"
 #include "broker/settings.h"
+#include "broker/stages.h"
 #include "streamit/auth.h"
 #include "streamit/broker.h"
 #include "streamit/metadata.h"
@@ -52,6 +53,7 @@ struct brk_conf {
     int64_t default_partitions, default_replication;
     int64_t partitions_per_topic_max, partitions_max, topics_max;
     int64_t inflight_bytes_max;
+    int64_t slow_request_ms, metrics_topics_max;
     int64_t produce_timeout_ms;
     int64_t fetch_bytes_max, fetch_wait_max_ms;
     int64_t retention_check_interval_ms;
@@ -67,7 +69,22 @@ struct brk_metrics {
     struct sti_metric *inflight_bytes, *acks_waiting, *fetches_parked;
     struct sti_metric *topics, *partitions, *partitions_offline, *trimmed_segments, *reopened;
     struct sti_metric *partitions_opening;
-    struct sti_histogram *append_us, *produce_us, *fetch_us;
+    struct sti_histogram *produce_us, *fetch_us;
+    struct brk_stages stages;
+};
+
+/* What the partitions of a topic count. */
+struct brk_counts {
+    uint64_t records, bytes; /* appended: @thread strand writes, any reads */
+    uint64_t fetched;        /* bytes handed out: any thread */
+};
+
+/* metrics.c: which topics have series of their own. */
+struct brk_topic_series {
+    struct sti_collector collector;
+    pthread_mutex_t mu;
+    struct brk_counts gone; /* of deleted topics without: @locks mu */
+    int64_t own;            /* topics with series: @locks mu */
 };
 
 struct brk_fetch;
@@ -106,6 +123,7 @@ struct broker {
     const struct sti_host *host;
     const struct brk_conf *conf;
     struct brk_metrics metrics;
+    struct brk_topic_series topic_series;
     struct sti_binding metadata, replication, auth;
     bool has_auth;
     _Atomic int state; /* enum brk_state */
@@ -219,6 +237,7 @@ struct brk_partition {
     uint32_t reads;                                /* users of `store` outside the strand */
     _Atomic int64_t written_end, synced_end, high_watermark, log_start;
     _Atomic bool durable; /* acks go by synced ends */
+    struct brk_counts counts;
 };
 
 struct brk_topic {
@@ -231,6 +250,7 @@ struct brk_topic {
     struct brk_partition **partitions; /* @locks shard lock */
     struct broker *broker;
     bool deleted;                 /* @locks admin_mu */
+    bool own_series;              /* @locks topic_series.mu */
     struct brk_change *waiting;   /* @locks admin_mu: calls that wait for opens or closes */
     uint32_t under_way;           /* @locks admin_mu: opens or closes of this topic */
     struct sti_err first_failure; /* @locks admin_mu: of those */
@@ -293,6 +313,16 @@ void brk_partition_drain(struct brk_partition *part);
 /* The partition was opened, or cannot be: rows that waited for it are appended, or fail with `why`.
  * @thread strand */
 void brk_partition_opened(struct brk_partition *part, int state, const struct sti_err *why);
+
+/* metrics.c */
+void brk_metrics_register(struct broker *broker);
+void brk_metrics_init(struct broker *broker);
+void brk_metrics_fini(struct broker *broker);
+/* Take part in visits from the start on, until the stop. */
+void brk_metrics_start(struct broker *broker);
+void brk_metrics_stop(struct broker *broker);
+/* A topic comes to, or leaves, the table. @locks topic_series.mu held */
+void brk_metrics_topic(struct broker *broker, struct brk_topic *topic, bool there);
 
 /* opening.c: which partition is opened when. No lock but opening.mu is taken, which is a leaf. */
 void brk_opening_init(struct broker *broker);
@@ -375,6 +405,7 @@ struct brk_produce_row {
     struct sti_batch_header header;
     struct sti_append_batch batch;
     uint32_t slice_first; /* in produce->slices */
+    struct brk_stamps at; /* of its owner: the caller, then the strand, then who resolves it */
 };
 
 struct brk_produce {

@@ -90,16 +90,38 @@ static void row_result(struct brk_partition *part, struct brk_produce_row *row)
         synced ? (quorum && part->replicas_synced > 1 ? part->replicas_synced : 1) : 0;
 }
 
+/* The time, read the first time only. */
+static uint64_t clock_once(const struct brk_partition *part, uint64_t *now)
+{
+    if (*now == 0) {
+        *now = sti_now_us(part->broker->host);
+    }
+    return *now;
+}
+
+/* Note when a row that waits for it was synced. @locks part->mu held */
+static void row_stamp_synced(const struct brk_partition *part, struct brk_produce_row *row,
+                             uint64_t *now)
+{
+    if (row->at.synced == 0 && row->produce->call->acks != STI_ACKS_NONE &&
+        atomic_load(&part->durable) && atomic_load(&part->synced_end) > row->batch.last_offset) {
+        row->at.synced = brk_stamp(row->produce->started_us, clock_once(part, now));
+    }
+}
+
 /* Answer every written row whose acks are reached. */
 static void acks_resolve(struct brk_partition *part)
 {
     struct brk_produce_row *ready = NULL, **ready_tail = &ready;
+    uint64_t now = 0; /* read once, when the first row needs it */
     pthread_mutex_lock(&part->mu);
     struct brk_produce_row **at = &part->acks_head;
     part->acks_tail = NULL;
     while (*at != NULL) {
         struct brk_produce_row *row = *at;
+        row_stamp_synced(part, row, &now);
         if (row_is_safe(part, row)) {
+            row->at.acked = brk_stamp(row->produce->started_us, clock_once(part, &now));
             *at = row->next;
             row->next = NULL;
             row->state = BRK_ROW_DONE;
@@ -360,6 +382,9 @@ static void append_start(struct brk_partition *part, struct brk_produce_row *row
     part->append.batches = batches;
     append_prepare(part, rows);
     part->append_started_us = sti_now_us(part->broker->host);
+    for (struct brk_produce_row *row = rows; row != NULL; row = row->next) {
+        row->at.taken = brk_stamp(row->produce->started_us, part->append_started_us);
+    }
     int rc = brk_disk_append(part, part->append_bytes, &err);
     if (rc == STI_OK) {
         rc = epoch_checkpoint(part, &err);
@@ -380,6 +405,7 @@ static void append_start(struct brk_partition *part, struct brk_produce_row *row
 static void append_succeeded(struct brk_partition *part, struct brk_produce_row *rows)
 {
     struct brk_metrics *m = &part->broker->metrics;
+    uint64_t now = sti_now_us(part->broker->host), records = 0;
     uint32_t count = 0;
     pthread_mutex_lock(&part->mu);
     if (part->acks_tail != NULL) {
@@ -391,15 +417,20 @@ static void append_succeeded(struct brk_partition *part, struct brk_produce_row 
         row->state = BRK_ROW_WAITING;
         part->acks_tail = row;
         part->next_offset = row->batch.last_offset + 1;
-        sti_metric_add(m->produce_records, (uint64_t)row->header.record_count);
-        sti_metric_add(m->produce_bytes, row->batch.len);
+        row->at.written = brk_stamp(row->produce->started_us, now);
+        records += (uint64_t)row->header.record_count;
         count++;
     }
+    __atomic_store_n(&part->counts.records, part->counts.records + records, __ATOMIC_RELAXED);
+    __atomic_store_n(&part->counts.bytes, part->counts.bytes + part->append_bytes,
+                     __ATOMIC_RELAXED);
     atomic_store(&part->written_end, part->next_offset);
     int64_t synced = atomic_load(&part->synced_end);
     bool poisoned = part->poisoned; /* the sync may have failed before this row could wait for it */
     pthread_mutex_unlock(&part->mu);
     sti_metric_add(m->produce_batches, count);
+    sti_metric_add(m->produce_records, records);
+    sti_metric_add(m->produce_bytes, part->append_bytes);
     sti_metric_add(m->acks_waiting, count);
     brk_partition_progress(part, part->next_offset, synced);
     if (poisoned) {
@@ -500,7 +531,6 @@ static void append_done(struct sti_storage_append *op, int status, const struct 
     }
     part->append_rows = NULL;
     sti_metric_add(m->appends, 1);
-    sti_histogram_record(m->append_us, sti_now_us(host) - part->append_started_us);
     struct sti_err why;
     sti_err_clear(&why);
     why = err == NULL ? why : *err;
@@ -550,6 +580,7 @@ int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *ro
 {
     const struct sti_host *host = part->broker->host;
     int rc = STI_OK;
+    row->at.queued = brk_stamp(row->produce->started_us, sti_now_us(host));
     pthread_mutex_lock(&part->mu);
     bool online = part->state == BRK_PART_ONLINE;
     if (brk_produce_chain_refuses(row)) {

@@ -56,6 +56,7 @@ static int broker_create(const struct sti_host *host, const void *conf, void **s
     brk_table_init(broker);
     brk_opening_init(broker);
     brk_reopen_init(broker);
+    brk_metrics_init(broker);
     cat_init(&broker->catalog, &brk_observer, broker);
     *self = broker;
     return STI_OK;
@@ -67,6 +68,7 @@ static void broker_destroy(void *self)
     brk_table_fini(broker);
     brk_opening_fini(broker);
     brk_reopen_fini(broker);
+    brk_metrics_fini(broker);
     cat_fini(&broker->catalog);
     brk_disk_free(broker);
     pthread_cond_destroy(&broker->settled_cond);
@@ -74,64 +76,6 @@ static void broker_destroy(void *self)
     pthread_mutex_destroy(&broker->admit_mu);
     pthread_mutex_destroy(&broker->offline_mu);
     free(broker);
-}
-
-static struct sti_metric *metric(struct broker *broker, int type, const char *name,
-                                 const char *labels, const char *help)
-{
-    return broker->host->metric(broker->host->ctx, type, name, labels, help);
-}
-
-static void metrics_register(struct broker *broker)
-{
-    const struct sti_host *host = broker->host;
-    struct brk_metrics *m = &broker->metrics;
-    const int counter = STI_METRIC_COUNTER, gauge = STI_METRIC_GAUGE;
-    m->produce_requests =
-        metric(broker, counter, "streamit_produce_requests_total", NULL, "Produce calls taken");
-    m->produce_rows_ok = metric(broker, counter, "streamit_produce_partitions_total",
-                                "result=\"ok\"", "Partitions of produce calls, by result");
-    m->produce_rows_failed = metric(broker, counter, "streamit_produce_partitions_total",
-                                    "result=\"error\"", "Partitions of produce calls, by result");
-    m->produce_throttled = metric(broker, counter, "streamit_produce_throttled_total", NULL,
-                                  "Produce calls refused by admission");
-    m->produce_bytes = metric(broker, counter, "streamit_produce_bytes_total", NULL,
-                              "Bytes of record batches appended");
-    m->produce_batches =
-        metric(broker, counter, "streamit_produce_batches_total", NULL, "Record batches appended");
-    m->produce_records =
-        metric(broker, counter, "streamit_produce_records_total", NULL, "Records appended");
-    m->appends = metric(broker, counter, "streamit_storage_appends_total", NULL,
-                        "Appends handed to storage, each of one or more batches");
-    m->fetch_requests =
-        metric(broker, counter, "streamit_fetch_requests_total", NULL, "Fetch calls taken");
-    m->fetch_bytes = metric(broker, counter, "streamit_fetch_bytes_total", NULL,
-                            "Bytes of record batches handed out");
-    m->fetch_rows_failed = metric(broker, counter, "streamit_fetch_partition_errors_total", NULL,
-                                  "Partitions of fetch calls answered with an error");
-    m->reopened = metric(broker, counter, "streamit_partitions_reopened_total", NULL,
-                         "Partitions that serve again after a failed write, sync or open");
-    m->trimmed_segments = metric(broker, counter, "streamit_retention_segments_total", NULL,
-                                 "Segments dropped by retention");
-    m->inflight_bytes = metric(broker, gauge, "streamit_produce_inflight_bytes", NULL,
-                               "Bytes of produce calls not yet answered");
-    m->acks_waiting = metric(broker, gauge, "streamit_produce_acks_waiting", NULL,
-                             "Appended batches that wait for their acks");
-    m->fetches_parked =
-        metric(broker, gauge, "streamit_fetch_parked", NULL, "Fetch calls that wait for data");
-    m->topics = metric(broker, gauge, "streamit_topics", NULL, "Topics");
-    m->partitions = metric(broker, gauge, "streamit_partitions", NULL, "Partitions");
-    m->partitions_offline = metric(broker, gauge, "streamit_partitions_offline", NULL,
-                                   "Partitions that take no appends");
-    m->partitions_opening =
-        metric(broker, gauge, "streamit_partitions_opening", NULL,
-               "Partitions that have not been opened yet since the node was started");
-    m->append_us = host->histogram(host->ctx, "streamit_storage_append_seconds", NULL,
-                                   "Time of an append in storage");
-    m->produce_us = host->histogram(host->ctx, "streamit_produce_seconds", NULL,
-                                    "Time from a produce call to its answer");
-    m->fetch_us = host->histogram(host->ctx, "streamit_fetch_seconds", NULL,
-                                  "Time from a fetch call to its answer, waiting included");
 }
 
 static int broker_bind(struct broker *broker, struct sti_err *err)
@@ -159,7 +103,7 @@ static int broker_start(void *self, struct sti_err *err)
     if (rc != STI_OK) {
         return rc;
     }
-    metrics_register(broker);
+    brk_metrics_register(broker);
     rc = sti_metadata_of(&broker->metadata)->open(broker->metadata.self, &brk_fsm, broker, err);
     if (rc != STI_OK) {
         return rc;
@@ -172,6 +116,7 @@ static int broker_start(void *self, struct sti_err *err)
     }
     brk_boot(broker);
     brk_retention_start(broker);
+    brk_metrics_start(broker);
     atomic_store(&broker->state, BRK_SERVING);
     return STI_OK;
 }
@@ -194,6 +139,7 @@ static int broker_stop(void *self, uint32_t deadline_ms, struct sti_err *err)
 {
     struct broker *broker = self;
     (void)broker_drain(self, deadline_ms, err);
+    brk_metrics_stop(broker);
     atomic_store(&broker->state, BRK_STOPPED);
     bool all = brk_close_all(broker, deadline_ms);
     sti_metadata_of(&broker->metadata)->close(broker->metadata.self);
@@ -243,6 +189,11 @@ OPT_INT(partitions_max, partitions_max, "20000", 1, 10000000, NULL,
 OPT_INT(topics_max, topics_max, "10000", 1, 10000000, NULL, "Topics; more are refused.");
 OPT_INT(inflight_bytes_max, inflight_bytes_max, "64M", 1, INT64_MAX, "bytes",
         "Bytes of produce calls not yet answered; calls beyond it get THROTTLED.");
+OPT_INT(metrics_topics_max, metrics_topics_max, "200", 0, 100000, NULL,
+        "Topics with metrics of their own; those of all others are summed under topic=\"*\".");
+OPT_INT(slow_request_ms, slow_request_ms, "1000", 0, 3600000, "ms",
+        "A produce or fetch call that takes as long, waiting for records left out, is logged as "
+        "slow_request with the time of each of its stages; 0: none.");
 OPT_INT(produce_timeout_ms, produce_timeout_ms, "30000", 1, 3600000, "ms",
         "How long a produce call without a timeout of its own waits for its acks.");
 OPT_INT(fetch_bytes_max, fetch_bytes_max, "55M", 1024, 1 << 30, "bytes",
@@ -316,6 +267,7 @@ static const struct sti_option *const options[] = {&opt_default_partitions,
                                                    &opt_index_interval_bytes,
                                                    &opt_inflight_bytes_max,
                                                    &opt_max_message_bytes,
+                                                   &opt_metrics_topics_max,
                                                    &opt_min_insync_replicas,
                                                    &opt_opening_parallel,
                                                    &opt_opening_wait_max_ms,
@@ -329,6 +281,7 @@ static const struct sti_option *const options[] = {&opt_default_partitions,
                                                    &opt_retention_ms,
                                                    &opt_segment_bytes,
                                                    &opt_segment_ms,
+                                                   &opt_slow_request_ms,
                                                    &opt_storage,
                                                    &opt_topics_max,
                                                    NULL};

@@ -150,7 +150,9 @@ static void produce_settle(struct brk_produce *p)
     if (p->timer_armed && host->timer_cancel(host->ctx, &p->timer)) {
         produce_unref(p);
     }
-    sti_histogram_record(broker->metrics.produce_us, sti_now_us(host) - p->started_us);
+    uint64_t now = sti_now_us(host);
+    sti_histogram_record(broker->metrics.produce_us, now - p->started_us);
+    brk_stages_produced(p, now);
     struct sti_produce *call = p->call;
     uint64_t bytes = p->bytes;
     /* Before the answer: once its last call is answered, the broker may be stopped and gone. */

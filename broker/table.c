@@ -120,15 +120,20 @@ void brk_topic_unref(struct brk_topic *topic)
 void brk_table_add(struct broker *broker, struct brk_topic *topic)
 {
     struct brk_table_shard *shard = brk_shard_of(broker, topic->name);
+    pthread_mutex_lock(&broker->topic_series.mu);
+    brk_metrics_topic(broker, topic, true);
     pthread_rwlock_wrlock(&shard->lock);
     topic->next = shard->topics;
     shard->topics = topic;
     pthread_rwlock_unlock(&shard->lock);
+    pthread_mutex_unlock(&broker->topic_series.mu);
 }
 
 void brk_table_remove(struct broker *broker, struct brk_topic *topic)
 {
     struct brk_table_shard *shard = brk_shard_of(broker, topic->name);
+    pthread_mutex_lock(&broker->topic_series.mu);
+    brk_metrics_topic(broker, topic, false);
     pthread_rwlock_wrlock(&shard->lock);
     for (struct brk_topic **at = &shard->topics; *at != NULL; at = &(*at)->next) {
         if (*at == topic) {
@@ -137,6 +142,7 @@ void brk_table_remove(struct broker *broker, struct brk_topic *topic)
         }
     }
     pthread_rwlock_unlock(&shard->lock);
+    pthread_mutex_unlock(&broker->topic_series.mu);
 }
 
 static int by_name(const void *a, const void *b)

@@ -299,7 +299,8 @@ int main(int argc, char **argv)
         print_help(stdout);
         status = EXIT_STOPPED;
     } else if (status < 0 && args.version) {
-        printf("streamitd %s (plugin ABI %d.%d)\n", krn_version(), STI_ABI_MAJOR, STI_ABI_MINOR);
+        printf("streamitd %s (plugin ABI %d.%d%s%s)\n", krn_version(), STI_ABI_MAJOR, STI_ABI_MINOR,
+               krn_commit()[0] == '\0' ? "" : ", commit ", krn_commit());
         status = EXIT_STOPPED;
     } else if (status < 0) {
         int format = args.log_format >= 0         ? args.log_format

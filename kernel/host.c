@@ -104,11 +104,11 @@ static void visit_own(struct krn_services *s, const struct sti_metrics_visitor *
 {
     struct krn_executor_stats ex;
     struct krn_log_stats log;
-    char labels[96];
+    char labels[128];
     krn_executor_stats(s->executor, &ex);
     krn_log_stats(s->log, &log);
-    (void)snprintf(labels, sizeof labels, "version=\"%s\",node=\"%" PRId32 "\"", s->node.version,
-                   s->node.node_id);
+    (void)snprintf(labels, sizeof labels, "version=\"%s\",commit=\"%s\",node=\"%" PRId32 "\"",
+                   s->node.version, s->node.commit, s->node.node_id);
     const struct {
         int type;
         const char *name, *labels, *help;
@@ -122,7 +122,7 @@ static void visit_own(struct krn_services *s, const struct sti_metrics_visitor *
         {STI_METRIC_GAUGE, "streamit_executor_threads", "", "Executor threads.", ex.threads},
         {STI_METRIC_GAUGE, "streamit_executor_threads_idle", "", "Executor threads without work.",
          ex.threads_idle},
-        {STI_METRIC_GAUGE, "streamit_executor_queue", "", "Tasks and strands that wait.",
+        {STI_METRIC_GAUGE, "streamit_executor_queued", "", "Tasks and strands that wait.",
          (double)ex.queued},
         {STI_METRIC_GAUGE, "streamit_executor_timers", "", "Armed timers.", (double)ex.timers},
         {STI_METRIC_COUNTER, "streamit_executor_tasks_total", "", "Tasks run.",
@@ -133,6 +133,8 @@ static void visit_own(struct krn_services *s, const struct sti_metrics_visitor *
          "Log lines that could not be written.", (double)log.dropped},
         {STI_METRIC_COUNTER, "streamit_log_lines_suppressed_total", "",
          "Repeated log lines left out.", (double)log.suppressed},
+        {STI_METRIC_GAUGE, "streamit_metrics_bytes", "", "Memory of the metrics registry.",
+         (double)krn_metrics_bytes(s->metrics)},
         {STI_METRIC_GAUGE, "streamit_metrics_values", "", "Values in the metrics registry.",
          (double)krn_metrics_count(s->metrics)},
         {STI_METRIC_COUNTER, "streamit_metrics_refused_total", "",
@@ -152,6 +154,16 @@ static void host_metrics_visit(void *ctx, const struct sti_metrics_visitor *visi
         visit_own(s, visitor, arg);
     }
     krn_metrics_visit(s->metrics, visitor, arg);
+}
+
+static void host_collector_add(void *ctx, struct sti_collector *collector)
+{
+    krn_metrics_collector_add(services_of(ctx)->metrics, collector);
+}
+
+static void host_collector_remove(void *ctx, struct sti_collector *collector)
+{
+    krn_metrics_collector_remove(services_of(ctx)->metrics, collector);
 }
 
 /* ---- interfaces ---------------------------------------------------------------------------- */
@@ -309,7 +321,9 @@ void krn_host_fill(struct krn_services *services, struct krn_instance *instance)
                                        .health = host_health,
                                        .node_state = host_node_state,
                                        .metrics_visit = host_metrics_visit,
-                                       .health_visit = host_health_visit};
+                                       .health_visit = host_health_visit,
+                                       .collector_add = host_collector_add,
+                                       .collector_remove = host_collector_remove};
 }
 
 void krn_host_forget(struct krn_services *s, const struct krn_instance *instance)

@@ -11,17 +11,15 @@ enum { BUCKETS = 1024, CACHE_LINE = 64, TEXT_MAX = 512 };
 
 struct family;
 
-/* One value: a metric or a histogram, by the family's type. Aligned to a cache line. */
+/* One value. Its cells follow it, each on cache lines of its own: a struct sti_metric or a struct
+ * sti_histogram, by the family's type. */
 struct value {
-    union {
-        struct sti_metric metric;
-        struct sti_histogram histogram;
-    } u;
     struct value *hash_next;           /* under mu                        */
     _Atomic(struct value *) list_next; /* in the family, oldest first     */
     struct family *family;
     char *labels;
 };
+_Static_assert(sizeof(struct value) <= CACHE_LINE, "cells begin on the next line");
 
 struct family {
     _Atomic(struct family *) next;
@@ -33,11 +31,15 @@ struct family {
 
 struct krn_metrics {
     pthread_mutex_t mu;
+    pthread_mutex_t collect_mu; /* collectors; not held while one runs */
+    pthread_cond_t collect_idle;
+    struct sti_collector *collectors;
+    bool collecting; /* a visit walks the list: nothing leaves it */
     struct value *buckets[BUCKETS];
     _Atomic(struct family *) first;
     struct family *last;
     size_t values_max;
-    _Atomic size_t count;
+    _Atomic size_t count, bytes;
     _Atomic uint64_t refused;
 };
 
@@ -46,9 +48,16 @@ struct krn_metrics *krn_metrics_new(size_t values_max)
     struct krn_metrics *m = calloc(1, sizeof *m);
     if (m != NULL) {
         pthread_mutex_init(&m->mu, NULL);
+        pthread_mutex_init(&m->collect_mu, NULL);
+        pthread_cond_init(&m->collect_idle, NULL);
         m->values_max = values_max;
     }
     return m;
+}
+
+static void *cells_of(struct value *v)
+{
+    return (char *)v + CACHE_LINE;
 }
 
 static void value_free(struct value *v)
@@ -86,6 +95,8 @@ void krn_metrics_free(struct krn_metrics *m)
         f = next;
     }
     pthread_mutex_destroy(&m->mu);
+    pthread_mutex_destroy(&m->collect_mu);
+    pthread_cond_destroy(&m->collect_idle);
     free(m);
 }
 
@@ -143,7 +154,8 @@ static struct value *value_add(struct krn_metrics *m, int type, const char *name
         return NULL;
     }
     struct family *f = family_get(m, type, name, help);
-    size_t size = (sizeof(struct value) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    size_t size = CACHE_LINE + (type == STI_METRIC_HISTOGRAM ? sizeof(struct sti_histogram)
+                                                             : sizeof(struct sti_metric));
     struct value *v = f == NULL ? NULL : aligned_alloc(CACHE_LINE, size);
     if (v == NULL) {
         return NULL;
@@ -164,6 +176,7 @@ static struct value *value_add(struct krn_metrics *m, int type, const char *name
     }
     f->last = v;
     atomic_fetch_add(&m->count, 1);
+    atomic_fetch_add(&m->bytes, size);
     return v;
 }
 
@@ -201,14 +214,14 @@ struct sti_metric *krn_metrics_value(struct krn_metrics *m, int type, const char
         return NULL;
     }
     struct value *v = value_get(m, type, name, labels, help);
-    return v == NULL ? NULL : &v->u.metric;
+    return v == NULL ? NULL : cells_of(v);
 }
 
 struct sti_histogram *krn_metrics_histogram(struct krn_metrics *m, const char *name,
                                             const char *labels, const char *help)
 {
     struct value *v = value_get(m, STI_METRIC_HISTOGRAM, name, labels, help);
-    return v == NULL ? NULL : &v->u.histogram;
+    return v == NULL ? NULL : cells_of(v);
 }
 
 uint64_t krn_metrics_sum(const struct sti_metric *metric)
@@ -220,6 +233,20 @@ uint64_t krn_metrics_sum(const struct sti_metric *metric)
     return sum;
 }
 
+void krn_metrics_totals(const struct sti_histogram *histogram, struct sti_histogram_totals *out)
+{
+    *out = (struct sti_histogram_totals){0};
+    for (unsigned i = 0; histogram != NULL && i < STI_METRIC_SHARDS; i++) {
+        const struct sti_histogram_cell *cell = &histogram->cells[i];
+        out->sum += __atomic_load_n(&cell->sum, __ATOMIC_RELAXED);
+        for (unsigned b = 0; b < STI_HISTOGRAM_BUCKETS; b++) {
+            uint64_t n = __atomic_load_n(&cell->buckets[b], __ATOMIC_RELAXED);
+            out->buckets[b] += n;
+            out->count += n;
+        }
+    }
+}
+
 /* A gauge that was moved down below zero shows so. */
 static double as_number(int type, const struct sti_metric *metric)
 {
@@ -227,21 +254,73 @@ static double as_number(int type, const struct sti_metric *metric)
     return type == STI_METRIC_GAUGE ? (double)(int64_t)sum : (double)sum;
 }
 
+/* ---- collectors ---------------------------------------------------------------------------- */
+
+void krn_metrics_collector_add(struct krn_metrics *m, struct sti_collector *collector)
+{
+    pthread_mutex_lock(&m->collect_mu);
+    collector->next = m->collectors;
+    m->collectors = collector;
+    pthread_mutex_unlock(&m->collect_mu);
+}
+
+void krn_metrics_collector_remove(struct krn_metrics *m, struct sti_collector *collector)
+{
+    pthread_mutex_lock(&m->collect_mu);
+    while (m->collecting) {
+        pthread_cond_wait(&m->collect_idle, &m->collect_mu);
+    }
+    for (struct sti_collector **at = &m->collectors; *at != NULL; at = &(*at)->next) {
+        if (*at == collector) {
+            *at = collector->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&m->collect_mu);
+}
+
+/* One visit at a time; others wait for their turn. */
+static void collect(struct krn_metrics *m, const struct sti_metrics_visitor *visitor, void *arg)
+{
+    pthread_mutex_lock(&m->collect_mu);
+    while (m->collecting) {
+        pthread_cond_wait(&m->collect_idle, &m->collect_mu);
+    }
+    m->collecting = true;
+    struct sti_collector *c = m->collectors;
+    pthread_mutex_unlock(&m->collect_mu);
+    for (; c != NULL; c = c->next) {
+        c->collect(c, visitor, arg);
+    }
+    pthread_mutex_lock(&m->collect_mu);
+    m->collecting = false;
+    pthread_cond_broadcast(&m->collect_idle);
+    pthread_mutex_unlock(&m->collect_mu);
+}
+
+/* ---- visiting ------------------------------------------------------------------------------ */
+
+static void visit_family(struct family *f, const struct sti_metrics_visitor *visitor, void *arg)
+{
+    struct value *v = atomic_load_explicit(&f->first, memory_order_acquire);
+    for (; v != NULL; v = atomic_load_explicit(&v->list_next, memory_order_acquire)) {
+        if (f->type == STI_METRIC_HISTOGRAM && visitor->histogram != NULL) {
+            struct sti_histogram_totals totals;
+            krn_metrics_totals(cells_of(v), &totals);
+            visitor->histogram(arg, f->name, v->labels, f->help, &totals);
+        } else if (f->type != STI_METRIC_HISTOGRAM && visitor->value != NULL) {
+            visitor->value(arg, f->type, f->name, v->labels, f->help,
+                           as_number(f->type, cells_of(v)));
+        }
+    }
+}
+
 void krn_metrics_visit(struct krn_metrics *m, const struct sti_metrics_visitor *visitor, void *arg)
 {
+    collect(m, visitor, arg);
     struct family *f = atomic_load_explicit(&m->first, memory_order_acquire);
     for (; f != NULL; f = atomic_load_explicit(&f->next, memory_order_acquire)) {
-        struct value *v = atomic_load_explicit(&f->first, memory_order_acquire);
-        for (; v != NULL; v = atomic_load_explicit(&v->list_next, memory_order_acquire)) {
-            if (f->type == STI_METRIC_HISTOGRAM) {
-                if (visitor->histogram != NULL) {
-                    visitor->histogram(arg, f->name, v->labels, f->help, &v->u.histogram);
-                }
-            } else if (visitor->value != NULL) {
-                visitor->value(arg, f->type, f->name, v->labels, f->help,
-                               as_number(f->type, &v->u.metric));
-            }
-        }
+        visit_family(f, visitor, arg);
     }
 }
 
@@ -253,4 +332,9 @@ size_t krn_metrics_count(struct krn_metrics *m)
 uint64_t krn_metrics_refused(struct krn_metrics *m)
 {
     return atomic_load(&m->refused);
+}
+
+size_t krn_metrics_bytes(struct krn_metrics *m)
+{
+    return sizeof *m + atomic_load(&m->bytes);
 }

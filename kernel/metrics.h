@@ -25,13 +25,22 @@ struct sti_metric *krn_metrics_value(struct krn_metrics *metrics, int type, cons
                                      const char *labels, const char *help);
 struct sti_histogram *krn_metrics_histogram(struct krn_metrics *metrics, const char *name,
                                             const char *labels, const char *help);
-/* Family by family, in the order in which families were made. No lock is held while visiting. */
+/* Take part in visits, and no longer: as the services. */
+void krn_metrics_collector_add(struct krn_metrics *metrics, struct sti_collector *collector);
+void krn_metrics_collector_remove(struct krn_metrics *metrics, struct sti_collector *collector);
+/* Collectors first, then family by family, in the order in which families were made. No lock is
+ * held while visiting. */
 void krn_metrics_visit(struct krn_metrics *metrics, const struct sti_metrics_visitor *visitor,
                        void *arg);
 /* Sum over the shards. */
 uint64_t krn_metrics_sum(const struct sti_metric *metric);
 
+/* ... and of a histogram. */
+void krn_metrics_totals(const struct sti_histogram *histogram, struct sti_histogram_totals *out);
+
 size_t krn_metrics_count(struct krn_metrics *metrics);
 uint64_t krn_metrics_refused(struct krn_metrics *metrics);
+/* Memory that values take, names and labels aside. */
+size_t krn_metrics_bytes(struct krn_metrics *metrics);
 
 #endif /* STREAMIT_KERNEL_METRICS_H */

@@ -11,6 +11,8 @@
 #include <apr_general.h>
 #include <apr_strings.h>
 
+#include "streamit_commit.h"
+
 #include "kernel/engine.h"
 #include "kernel/node_internal.h"
 
@@ -95,6 +97,11 @@ const struct sti_option *const krn_node_options[] = {
 const char *krn_version(void)
 {
     return STREAMIT_VERSION;
+}
+
+const char *krn_commit(void)
+{
+    return STREAMIT_COMMIT;
 }
 
 /* ---- open ---------------------------------------------------------------------------------- */
@@ -272,7 +279,9 @@ int krn_node_open(const struct krn_node_args *args, struct krn_node **out, struc
                                             .node_id = (int32_t)node->conf.node_id,
                                             .version = krn_version(),
                                             .data_dir = node->data_dir,
-                                            .cluster_id = node->services.cluster_id};
+                                            .cluster_id = node->services.cluster_id,
+                                            .commit = krn_commit(),
+                                            .started_us = node->services.started_us};
     *out = node;
     return STI_OK;
 }

@@ -34,6 +34,8 @@ struct krn_node_args {
 
 /* The version of StreamIt, "0.1.0". */
 const char *krn_version(void);
+/* 12 hex digits of the source's commit, "" when the build did not know. */
+const char *krn_commit(void);
 /* The table of group `node`, for the generated documents. */
 extern const struct sti_option *const krn_node_options[];
 

@@ -165,10 +165,10 @@ static void test_versions(void **state)
     expect_refused("magic", "magic.so: magic 0x12345678, kernel expects 0x49545331: not a StreamIt "
                             "plugin, or built for another byte order");
     expect_refusal("abi_major", STI_E_ABI_MISMATCH,
-                   "abi_major.so: plugin ABI 3.1, kernel provides 0.1 (abi_major 3, expected 0): "
+                   "abi_major.so: plugin ABI 3.2, kernel provides 0.2 (abi_major 3, expected 0): "
                    "upgrade StreamIt or rebuild the plugin");
     expect_refusal("abi_minor", STI_E_ABI_MISMATCH,
-                   "abi_minor.so: plugin ABI 0.77, kernel provides 0.1 (needs 0.77 or later): "
+                   "abi_minor.so: plugin ABI 0.77, kernel provides 0.2 (needs 0.77 or later): "
                    "upgrade StreamIt or rebuild the plugin (abi_minor)");
     expect_refused_so("struct_size", "struct_size.so: struct_size 24, expected at least 88 and at "
                                      "most the symbol's ");
@@ -288,16 +288,16 @@ static void test_plugin_check_describes(void **state)
     copy_subject("good", 0644, path, sizeof path);
     assert_int_equal(krn_plugin_check(path, false, &text, &err), STI_OK);
     assert_non_null(strstr(text, "good.so"));
-    assert_non_null(strstr(text, "subject 0.1.0  ABI 0.1  test.echo 1.2"));
+    assert_non_null(strstr(text, "subject 0.1.0  ABI 0.2  test.echo 1.2"));
     assert_non_null(strstr(text, "option   port = 8080: TCP port."));
     free(text);
     assert_int_equal(krn_plugin_check(path, true, &text, &err), STI_OK);
-    assert_non_null(strstr(text, "\"abi\": \"0.1\""));
+    assert_non_null(strstr(text, "\"abi\": \"0.2\""));
     free(text);
     copy_subject("abi_minor", 0644, path, sizeof path);
     assert_int_equal(krn_plugin_check(path, false, &text, &err), STI_E_ABI_MISMATCH);
     assert_null(text);
-    assert_non_null(strstr(err.msg, "abi_minor.so: plugin ABI 0.77, kernel provides 0.1"));
+    assert_non_null(strstr(err.msg, "abi_minor.so: plugin ABI 0.77, kernel provides 0.2"));
 }
 
 static int setup(void **state)

@@ -81,17 +81,15 @@ static void histogram_line(struct mpr_text *text, const char *name, const char *
 }
 
 static void visit_histogram(void *arg, const char *name, const char *labels, const char *help,
-                            const struct sti_histogram *histogram)
+                            const struct sti_histogram_totals *totals)
 {
     struct walk *walk = arg;
     bool seconds = ends_with(name, "_seconds");
     uint64_t below = 0;
     family_begin(walk, name, "", help, STI_METRIC_HISTOGRAM);
-    /* The buckets are read one by one while others count: the sum of what was read is the count
-     * that goes with them. */
     for (unsigned i = 0; i < STI_HISTOGRAM_BUCKETS; i++) {
         char le[40] = "+Inf";
-        below += __atomic_load_n(&histogram->buckets[i], __ATOMIC_RELAXED);
+        below += totals->buckets[i];
         if (i + 1 < STI_HISTOGRAM_BUCKETS && seconds) {
             (void)snprintf(le, sizeof le, "%.9g", (double)(UINT64_C(1) << i) / 1e6);
         } else if (i + 1 < STI_HISTOGRAM_BUCKETS) {
@@ -101,7 +99,7 @@ static void visit_histogram(void *arg, const char *name, const char *labels, con
         mpr_text_whole(walk->text, below);
         mpr_text_str(walk->text, "\n");
     }
-    double sum = (double)__atomic_load_n(&histogram->sum, __ATOMIC_RELAXED);
+    double sum = (double)totals->sum;
     histogram_line(walk->text, name, "_sum", labels, NULL);
     mpr_text_number(walk->text, seconds ? sum / 1e6 : sum);
     mpr_text_str(walk->text, "\n");

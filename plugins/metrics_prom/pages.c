@@ -102,15 +102,19 @@ static void page_ready(struct mpr_page *page, const struct sti_host *host)
 
 static void page_version(struct mpr_page *page, const struct sti_host *host)
 {
-    char abi_and_node[64];
+    char abi_and_node[64], uptime[64];
+    uint64_t up_us = host->clock_us(host->ctx, STI_CLOCK_MONOTONIC) - host->node->started_us;
     page->content_type = type_json;
     mpr_text_str(&page->body, "{\"name\":\"streamit\",\"version\":");
     mpr_text_json(&page->body, host->node->version);
+    mpr_text_str(&page->body, ",\"commit\":");
+    mpr_text_json(&page->body, host->node->commit);
     (void)snprintf(abi_and_node, sizeof abi_and_node, ",\"abi\":\"%u.%u\",\"node_id\":%d",
                    host->abi_major, host->abi_minor, host->node->node_id);
     MPR_TEXT_JOIN(&page->body, abi_and_node, ",\"cluster_id\":");
     mpr_text_json(&page->body, host->node->cluster_id);
-    mpr_text_str(&page->body, "}\n");
+    (void)snprintf(uptime, sizeof uptime, ",\"uptime_seconds\":%.3f}\n", (double)up_us / 1e6);
+    mpr_text_str(&page->body, uptime);
 }
 
 static const struct {

@@ -144,14 +144,14 @@ static void make_metrics(struct smm_store *store)
          "Bad indexes that the scrub had built anew."},
         {&m->scrub_differs, STI_METRIC_COUNTER, "streamit_storage_scrub_differs_total",
          "Batches that were bad at the scrub's first look and sound at the second."},
-        {&m->scrub_progress, STI_METRIC_GAUGE, "streamit_storage_scrub_progress_seconds",
+        {&m->scrub_progress, STI_METRIC_GAUGE, "streamit_storage_scrub_progress_timestamp_seconds",
          "When the scrub last did something, seconds since 1970."},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         *rows[i].out = host->metric(host->ctx, rows[i].type, rows[i].name, labels, rows[i].help);
     }
-    m->sync_us = host->histogram(host->ctx, "streamit_storage_sync_us", labels,
-                                 "Duration of a sync, microseconds.");
+    m->sync_us =
+        host->histogram(host->ctx, "streamit_storage_sync_seconds", labels, "Duration of a sync.");
 }
 
 static int create(const struct sti_host *host, const void *conf, void **self, struct sti_err *err)

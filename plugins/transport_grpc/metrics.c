@@ -30,8 +30,8 @@ void tgr_metrics_init(struct tgr_transport *t)
         (void)snprintf(labels, sizeof labels, "listener=\"%s\",method=\"%s\"", t->host->instance,
                        label);
         metrics->latency_us =
-            t->host->histogram(t->host->ctx, "streamit_grpc_request_duration_microseconds", labels,
-                               "Microseconds from the arrival of a request to its answer.");
+            t->host->histogram(t->host->ctx, "streamit_grpc_request_duration_seconds", labels,
+                               "Time from the arrival of a request to its answer.");
     }
     t->poller_loops = counter(t, "streamit_grpc_poller_events_total", NULL, NULL,
                               "Events that the poller threads took from gRPC.");

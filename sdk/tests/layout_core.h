@@ -120,7 +120,7 @@ LAYOUT_VALUE(STI_HEALTH_DEGRADED, 1);
 LAYOUT_VALUE(STI_HEALTH_NOT_READY, 2);
 LAYOUT_VALUE(STI_PLUGIN_MAGIC, 0x49545331);
 LAYOUT_VALUE(STI_ABI_MAJOR, 0);
-LAYOUT_VALUE(STI_ABI_MINOR, 1);
+LAYOUT_VALUE(STI_ABI_MINOR, 2);
 LAYOUT_VALUE(STI_PLUGIN_RESIDENT, 1);
 LAYOUT_VALUE(STI_PLUGIN_OPTIONAL, 2);
 LAYOUT_VALUE(STI_PLUGIN_FLAGS, 3);
@@ -176,17 +176,27 @@ LAYOUT_FIELD(sti_metric_cell, pad, 8, 56);
 LAYOUT_SIZE(sti_metric, 512);
 LAYOUT_FIELD(sti_metric, cells, 0, 512);
 
-LAYOUT_SIZE(sti_histogram, 240);
-LAYOUT_FIELD(sti_histogram, count, 0, 8);
-LAYOUT_FIELD(sti_histogram, sum, 8, 8);
-LAYOUT_FIELD(sti_histogram, buckets, 16, 224);
+LAYOUT_SIZE(sti_histogram_cell, 256);
+LAYOUT_FIELD(sti_histogram_cell, sum, 0, 8);
+LAYOUT_FIELD(sti_histogram_cell, buckets, 8, 224);
+LAYOUT_FIELD(sti_histogram_cell, pad, 232, 24);
 
-LAYOUT_SIZE(sti_node, 32);
+LAYOUT_SIZE(sti_histogram, 2048);
+LAYOUT_FIELD(sti_histogram, cells, 0, 2048);
+
+LAYOUT_SIZE(sti_histogram_totals, 240);
+LAYOUT_FIELD(sti_histogram_totals, count, 0, 8);
+LAYOUT_FIELD(sti_histogram_totals, sum, 8, 8);
+LAYOUT_FIELD(sti_histogram_totals, buckets, 16, 224);
+
+LAYOUT_SIZE(sti_node, 48);
 LAYOUT_FIELD(sti_node, struct_size, 0, 4);
 LAYOUT_FIELD(sti_node, node_id, 4, 4);
 LAYOUT_FIELD(sti_node, version, 8, 8);
 LAYOUT_FIELD(sti_node, data_dir, 16, 8);
 LAYOUT_FIELD(sti_node, cluster_id, 24, 8);
+LAYOUT_FIELD(sti_node, commit, 32, 8);
+LAYOUT_FIELD(sti_node, started_us, 40, 8);
 
 LAYOUT_SIZE(sti_metrics_visitor, 24);
 LAYOUT_FIELD(sti_metrics_visitor, struct_size, 0, 4);
@@ -194,7 +204,11 @@ LAYOUT_FIELD(sti_metrics_visitor, reserved, 4, 4);
 LAYOUT_FIELD(sti_metrics_visitor, value, 8, 8);
 LAYOUT_FIELD(sti_metrics_visitor, histogram, 16, 8);
 
-LAYOUT_SIZE(sti_host, 184);
+LAYOUT_SIZE(sti_collector, 16);
+LAYOUT_FIELD(sti_collector, next, 0, 8);
+LAYOUT_FIELD(sti_collector, collect, 8, 8);
+
+LAYOUT_SIZE(sti_host, 200);
 LAYOUT_FIELD(sti_host, struct_size, 0, 4);
 LAYOUT_FIELD(sti_host, abi_major, 4, 2);
 LAYOUT_FIELD(sti_host, abi_minor, 6, 2);
@@ -220,6 +234,8 @@ LAYOUT_FIELD(sti_host, health, 152, 8);
 LAYOUT_FIELD(sti_host, node_state, 160, 8);
 LAYOUT_FIELD(sti_host, metrics_visit, 168, 8);
 LAYOUT_FIELD(sti_host, health_visit, 176, 8);
+LAYOUT_FIELD(sti_host, collector_add, 184, 8);
+LAYOUT_FIELD(sti_host, collector_remove, 192, 8);
 
 LAYOUT_SIZE(sti_lifecycle, 56);
 LAYOUT_FIELD(sti_lifecycle, struct_size, 0, 4);

@@ -77,7 +77,7 @@ class Scrub(harness.TestCase):
     def test_a_flipped_bit_under_a_running_node(self):
         self.passes(1)
         self.assertEqual(self.sample("streamit_storage_scrub_damaged_total"), 0)
-        self.assertLess(abs(self.sample("streamit_storage_scrub_progress_seconds") - time.time()), 10)
+        self.assertLess(abs(self.sample("streamit_storage_scrub_progress_timestamp_seconds") - time.time()), 10)
         path = self.host.segments("t", 0)[0]
         place = harness.read(path).index(b"%d." % BAD) + 100
         self.flip(path, place)

@@ -25,6 +25,7 @@ struct test_host {
     pthread_mutex_t mu;
     struct metric_entry *metrics[ENTRIES_MAX];
     size_t metric_count;
+    struct sti_collector *collectors; /* @locks mu */
     char events[ENTRIES_MAX][64];
     unsigned event_counts[ENTRIES_MAX];
     size_t event_count;
@@ -232,6 +233,38 @@ static void host_metrics_visit(void *ctx, const struct sti_metrics_visitor *visi
     }
 }
 
+static void host_collector_add(void *ctx, struct sti_collector *collector)
+{
+    struct test_host *th = host_of(ctx);
+    pthread_mutex_lock(&th->mu);
+    collector->next = th->collectors;
+    th->collectors = collector;
+    pthread_mutex_unlock(&th->mu);
+}
+
+static void host_collector_remove(void *ctx, struct sti_collector *collector)
+{
+    struct test_host *th = host_of(ctx);
+    pthread_mutex_lock(&th->mu);
+    for (struct sti_collector **at = &th->collectors; *at != NULL; at = &(*at)->next) {
+        if (*at == collector) {
+            *at = collector->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&th->mu);
+}
+
+void test_host_collect(struct test_host *th, const struct sti_metrics_visitor *visitor, void *arg)
+{
+    pthread_mutex_lock(&th->mu);
+    struct sti_collector *collector = th->collectors;
+    pthread_mutex_unlock(&th->mu);
+    for (; collector != NULL; collector = collector->next) {
+        collector->collect(collector, visitor, arg);
+    }
+}
+
 static void host_health_visit(void *ctx,
                               void (*visit)(void *arg, const char *instance, const char *condition,
                                             int level, const char *detail),
@@ -254,7 +287,8 @@ struct test_host *test_host_new(const char *data_dir, uint32_t threads_max)
                                  .node_id = 1,
                                  .version = "test",
                                  .data_dir = data_dir,
-                                 .cluster_id = "00000000000000000000000000000001"};
+                                 .cluster_id = "00000000000000000000000000000001",
+                                 .commit = ""};
     return th;
 }
 
@@ -309,7 +343,9 @@ const struct sti_host *test_host_for(struct test_host *th, const char *instance)
                                  .health = host_health,
                                  .node_state = host_node_state,
                                  .metrics_visit = host_metrics_visit,
-                                 .health_visit = host_health_visit};
+                                 .health_visit = host_health_visit,
+                                 .collector_add = host_collector_add,
+                                 .collector_remove = host_collector_remove};
     return &in->host;
 }
 
@@ -322,6 +358,20 @@ void test_host_provide(struct test_host *th, const char *instance, const struct 
     const struct sti_host *host = test_host_for(th, instance);
     th->bindings[th->binding_count++] = (struct sti_binding){
         .vtable = vtable, .self = self, .name = host->instance, .generation = 1};
+}
+
+uint64_t test_host_histogram(struct test_host *th, const char *name, const char *labels)
+{
+    uint64_t count = 0;
+    pthread_mutex_lock(&th->mu);
+    struct metric_entry *entry = metric_find(th, name, labels);
+    for (unsigned i = 0; entry != NULL && i < STI_METRIC_SHARDS; i++) {
+        for (unsigned b = 0; b < STI_HISTOGRAM_BUCKETS; b++) {
+            count += __atomic_load_n(&entry->histogram.cells[i].buckets[b], __ATOMIC_RELAXED);
+        }
+    }
+    pthread_mutex_unlock(&th->mu);
+    return count;
 }
 
 uint64_t test_host_metric(struct test_host *th, const char *name, const char *labels)

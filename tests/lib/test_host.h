@@ -22,6 +22,10 @@ void test_host_provide(struct test_host *th, const char *instance, const struct 
                        void *self);
 /* Sum of a metric's shards, 0 when nobody made it. labels NULL: without. */
 uint64_t test_host_metric(struct test_host *th, const char *name, const char *labels);
+/* How many values a histogram holds, 0 when nobody made it. */
+uint64_t test_host_histogram(struct test_host *th, const char *name, const char *labels);
+/* Run the collectors, on a node that nobody is stopping meanwhile. */
+void test_host_collect(struct test_host *th, const struct sti_metrics_visitor *visitor, void *arg);
 /* How often an event was logged. */
 unsigned test_host_logged(struct test_host *th, const char *event);
 /* Post a task that wakes the caller, on a strand or (NULL) the executor, and wait for it. */

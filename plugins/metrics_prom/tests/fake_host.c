@@ -20,6 +20,13 @@ static void fake_announce(void *ctx, const char *address)
     (void)snprintf(fake.announced, sizeof fake.announced, "%s", address);
 }
 
+static uint64_t fake_clock_us(void *ctx, int clock_id)
+{
+    (void)ctx;
+    (void)clock_id;
+    return 1500000;
+}
+
 static int fake_node_state(void *ctx)
 {
     (void)ctx;
@@ -31,7 +38,15 @@ static void fake_metrics_visit(void *ctx, const struct sti_metrics_visitor *visi
     (void)ctx;
     for (const struct fake_metric *m = fake.metrics; m != NULL && m->name != NULL; m++) {
         if (m->type == STI_METRIC_HISTOGRAM) {
-            visitor->histogram(arg, m->name, m->labels, m->help, m->histogram);
+            struct sti_histogram_totals totals = {0};
+            for (unsigned i = 0; i < STI_METRIC_SHARDS; i++) {
+                totals.sum += m->histogram->cells[i].sum;
+                for (unsigned b = 0; b < STI_HISTOGRAM_BUCKETS; b++) {
+                    totals.buckets[b] += m->histogram->cells[i].buckets[b];
+                    totals.count += m->histogram->cells[i].buckets[b];
+                }
+            }
+            visitor->histogram(arg, m->name, m->labels, m->help, &totals);
         } else {
             visitor->value(arg, m->type, m->name, m->labels, m->help, m->value);
         }
@@ -56,13 +71,15 @@ void fake_reset(void)
                                   .node_id = 7,
                                   .version = "1.2.3",
                                   .data_dir = "/nowhere",
-                                  .cluster_id = "0123456789abcdef0123456789abcdef"};
+                                  .cluster_id = "0123456789abcdef0123456789abcdef",
+                                  .commit = "0123456789ab"};
     fake.state = STI_NODE_READY;
     fake.host = (struct sti_host){.struct_size = sizeof(struct sti_host),
                                   .abi_major = STI_ABI_MAJOR,
                                   .abi_minor = STI_ABI_MINOR,
                                   .instance = "metrics_prom",
                                   .node = &fake.node,
+                                  .clock_us = fake_clock_us,
                                   .metric = fake_metric,
                                   .announce = fake_announce,
                                   .node_state = fake_node_state,

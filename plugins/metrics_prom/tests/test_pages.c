@@ -174,8 +174,9 @@ static void test_version(void **state)
     (void)state;
     char expected[256];
     snprintf(expected, sizeof expected,
-             "{\"name\":\"streamit\",\"version\":\"1.2.3\",\"abi\":\"%d.%d\",\"node_id\":7,"
-             "\"cluster_id\":\"0123456789abcdef0123456789abcdef\"}\n",
+             "{\"name\":\"streamit\",\"version\":\"1.2.3\",\"commit\":\"0123456789ab\",\"abi\":\"%"
+             "d.%d\",\"node_id\":7,"
+             "\"cluster_id\":\"0123456789abcdef0123456789abcdef\",\"uptime_seconds\":1.500}\n",
              STI_ABI_MAJOR, STI_ABI_MINOR);
     check_page("GET", "/version", 200, expected);
 }

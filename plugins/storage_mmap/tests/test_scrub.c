@@ -250,11 +250,11 @@ static void test_sound_data(void **state)
     uint64_t open_files = metric("streamit_storage_open_segments");
     advance(59000000);
     assert_int_equal(metric("streamit_storage_scrub_bytes_total"), 0);
-    assert_int_equal(metric("streamit_storage_scrub_progress_seconds"), 0);
+    assert_int_equal(metric("streamit_storage_scrub_progress_timestamp_seconds"), 0);
     advance(2000000);
     assert_int_equal(passes(), 1);
     assert_int_equal(metric("streamit_storage_scrub_bytes_total"), BATCHES * LEN);
-    assert_in_range(metric("streamit_storage_scrub_progress_seconds"), 1700000060, 1700000062);
+    assert_in_range(metric("streamit_storage_scrub_progress_timestamp_seconds"), 1700000060, 1700000062);
     assert_true(metric("streamit_storage_open_segments") <= open_files);
     advance(86300000000);
     assert_int_equal(passes(), 1);

@@ -64,7 +64,7 @@ extern "C" {
 
 #define STI_PLUGIN_MAGIC 0x49545331u /* a StreamIt plugin, and our byte order              */
 #define STI_ABI_MAJOR    0           /* layout or meaning changed: rebuild                 */
-#define STI_ABI_MINOR    1           /* something was appended: see sdk/ABI_HISTORY.md     */
+#define STI_ABI_MINOR    2           /* something was appended: see sdk/ABI_HISTORY.md     */
 
 #define STI_PLUGIN_RESIDENT 0x1u /* stays mapped until the process ends                */
 #define STI_PLUGIN_OPTIONAL 0x2u /* may fail to load or start without stopping the node */
@@ -187,9 +187,22 @@ struct sti_metric {
     struct sti_metric_cell cells[STI_METRIC_SHARDS];
 };
 
-/* A histogram of microseconds or bytes: bucket i counts the values below 2^i that no earlier
- * bucket counts, the last one also all that are larger. */
+/* One shard of a histogram: bucket i counts the values below 2^i that no earlier bucket counts, the
+ * last one also all that are larger. */
+struct sti_histogram_cell {
+    uint64_t sum;
+    uint64_t buckets[STI_HISTOGRAM_BUCKETS];
+    uint64_t pad[3];
+};
+
+/* A histogram of microseconds or bytes, spread over shards as a counter is. A name that ends with
+ * _seconds is recorded in microseconds, which exporters scale. */
 struct sti_histogram {
+    struct sti_histogram_cell cells[STI_METRIC_SHARDS];
+};
+
+/* What a histogram held when it was visited. `count` is the sum of the buckets. */
+struct sti_histogram_totals {
     uint64_t count, sum;
     uint64_t buckets[STI_HISTOGRAM_BUCKETS];
 };
@@ -234,9 +247,9 @@ static inline void sti_histogram_record(struct sti_histogram *histogram, uint64_
         if (bucket >= STI_HISTOGRAM_BUCKETS) {
             bucket = STI_HISTOGRAM_BUCKETS - 1u;
         }
-        (void)__atomic_fetch_add(&histogram->buckets[bucket], 1u, __ATOMIC_RELAXED);
-        (void)__atomic_fetch_add(&histogram->sum, value, __ATOMIC_RELAXED);
-        (void)__atomic_fetch_add(&histogram->count, 1u, __ATOMIC_RELAXED);
+        struct sti_histogram_cell *cell = &histogram->cells[sti_metric_shard()];
+        (void)__atomic_fetch_add(&cell->buckets[bucket], 1u, __ATOMIC_RELAXED);
+        (void)__atomic_fetch_add(&cell->sum, value, __ATOMIC_RELAXED);
     }
 }
 
@@ -259,6 +272,9 @@ struct sti_node {
     const char *data_dir; /* absolute; exists from `start` on */
     const char
         *cluster_id; /* 32 hex digits, from the identity file of data_dir; "" before `start` */
+    /* since 0.2 */
+    const char *commit;  /* of the source that it was built from, 12 hex digits; "" unknown */
+    uint64_t started_us; /* STI_CLOCK_MONOTONIC, when the node was made */
 };
 
 /* What metrics_visit calls; either may be NULL. */
@@ -268,7 +284,16 @@ struct sti_metrics_visitor {
     void (*value)(void *arg, int type, const char *name, const char *labels, const char *help,
                   double value);
     void (*histogram)(void *arg, const char *name, const char *labels, const char *help,
-                      const struct sti_histogram *histogram);
+                      const struct sti_histogram_totals *totals);
+};
+
+/* Figures that are worked out when somebody asks. `collect` runs at the beginning of each visit: it
+ * sets gauges of its own, or hands whole families to the visitor, whose names nobody else uses. It
+ * may take short locks, does no I/O, and is called by one visit at a time. The caller's memory. */
+struct sti_collector {
+    struct sti_collector *next; /* the kernel's */
+    void (*collect)(struct sti_collector *collector, const struct sti_metrics_visitor *visitor,
+                    void *arg);
 };
 
 /* The kernel's services; append only. `ctx` is the first argument of each and belongs to the
@@ -349,6 +374,11 @@ struct sti_host {
                          void (*visit)(void *arg, const char *instance, const char *condition,
                                        int level, const char *detail),
                          void *arg);
+
+    /* since 0.2: take part in visits. collector_remove returns when `collect` no longer runs; not
+     * to be called in `collect`. From start on. */
+    void (*collector_add)(void *ctx, struct sti_collector *collector);
+    void (*collector_remove)(void *ctx, struct sti_collector *collector);
 };
 
 /* ---- the descriptor: plugin -> kernel */
