@@ -61,7 +61,7 @@ struct cli_command {
 
 extern const struct cli_command cli_create_topic, cli_alter_topic, cli_describe_topic,
     cli_list_topics, cli_delete_topic, cli_find_leader, cli_produce, cli_consume, cli_dump,
-    cli_plugin_check;
+    cli_plugin_check, cli_bench_produce, cli_bench_consume, cli_bench_latency, cli_bench_end_to_end;
 
 /* Set by SIGINT and SIGTERM; a second signal ends the process at once. */
 extern volatile sig_atomic_t cli_interrupted;
@@ -88,6 +88,8 @@ void cli_print_help(const struct cli_command *command);
 
 /* Print `error: CODE: sentence`; returns CLI_FAILED. */
 int cli_error(int code, const struct sti_err *err);
+/* A client of the command's settings. @return CLI_OK, or after printing the error CLI_FAILED */
+int cli_client_new(const struct cli *cli, struct sti_client **out);
 /* Connect lazily. @return CLI_OK, or after printing the error CLI_FAILED */
 int cli_connect(struct cli *cli);
 /* Print one JSON document and free it. */

@@ -9,11 +9,10 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <time.h>
 
 #include "cli.h"
 #include "lines.h"
+#include "load.h"
 
 enum {
     OPT_TOPIC = CLI_OPT_OWN,
@@ -28,8 +27,7 @@ enum {
     OPT_COMPRESSION,
     OPT_LINGER,
     OPT_BATCH,
-    OPT_NO_IDEMPOTENCE,
-    POOL_BYTES = 4 << 20
+    OPT_NO_IDEMPOTENCE
 };
 
 struct produce {
@@ -101,44 +99,33 @@ static bool wanted(const struct produce *p, uint64_t started_us)
 /* When record number `sent` is due; waits for it with a rate. */
 static uint64_t due(const struct produce *p, uint64_t started_us)
 {
-    uint64_t now = cli_now_us();
     if (p->rate <= 0) {
-        return now;
+        return cli_now_us();
     }
-    uint64_t at = started_us + (uint64_t)((double)p->sent * 1e6 / (double)p->rate);
-    if (at > now) {
-        struct timespec ts = {.tv_sec = (time_t)(at / 1000000u),
-                              .tv_nsec = (long)(at % 1000000u) * 1000};
-        (void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
-    }
+    uint64_t at = load_due_us(started_us, p->sent, (double)p->rate);
+    load_wait(at);
     return at;
 }
 
-/* Records of --size incompressible bytes: windows of a pool of random bytes, at places that do not
- * repeat soon. */
+/* Records of --size incompressible bytes. */
 static int produce_generated(struct produce *p)
 {
-    size_t size = (size_t)p->size, pool_len = POOL_BYTES + size, pos = 0;
-    uint8_t *pool = malloc(pool_len);
+    struct load_values values;
     uint64_t started = cli_now_us();
-    if (pool == NULL) {
-        return sti_err_set(&p->err, STI_E_NO_MEMORY, "no memory for records of %zu bytes", size);
-    }
-    for (size_t filled = 0; filled < pool_len;) {
-        ssize_t n = getrandom(pool + filled, pool_len - filled, 0);
-        filled += n > 0 ? (size_t)n : 0;
+    int rc = load_values_init(&values, (size_t)p->size, &p->err);
+    if (rc != STI_OK) {
+        return rc;
     }
     while (wanted(p, started)) {
         struct sti_producer_record record = {.partition = (int32_t)p->partition,
-                                             .value = pool + pos,
-                                             .value_len = size,
+                                             .value = load_values_next(&values),
+                                             .value_len = values.size,
                                              .timestamp_ms = STI_TIMESTAMP_NOW};
         if (send_one(p, &record, due(p, started)) != STI_OK) {
             break;
         }
-        pos = (pos + size + 4093) % POOL_BYTES;
     }
-    free(pool);
+    load_values_fini(&values);
     return p->status;
 }
 

@@ -1,4 +1,6 @@
 /* histogram.c -- see histogram.h. */
+#include <inttypes.h>
+
 #include "histogram.h"
 
 void histogram_merge(struct histogram *to, const struct histogram *from)
@@ -12,15 +14,25 @@ void histogram_merge(struct histogram *to, const struct histogram *from)
     }
 }
 
+/* How far the values of a bucket go beyond its lowest one: a power of two, less one. */
+static uint64_t bucket_reach(unsigned bucket)
+{
+    return bucket < HISTOGRAM_SUB ? 0
+                                  : (UINT64_C(1) << (bucket / HISTOGRAM_SUB - 1u)) - UINT64_C(1);
+}
+
+/* The smallest value that falls into a bucket. */
+static uint64_t bucket_low(unsigned bucket)
+{
+    return bucket < HISTOGRAM_SUB ? bucket
+                                  : (uint64_t)(HISTOGRAM_SUB + bucket % HISTOGRAM_SUB)
+                                        << (bucket / HISTOGRAM_SUB - 1u);
+}
+
 /* The largest value that falls into a bucket. */
 static uint64_t bucket_top(unsigned bucket)
 {
-    if (bucket < HISTOGRAM_SUB) {
-        return bucket;
-    }
-    unsigned shift = bucket / HISTOGRAM_SUB - 1u;
-    uint64_t base = (uint64_t)(HISTOGRAM_SUB + bucket % HISTOGRAM_SUB) << shift;
-    return base + ((UINT64_C(1) << shift) - 1u);
+    return bucket_low(bucket) + bucket_reach(bucket);
 }
 
 uint64_t histogram_quantile(const struct histogram *histogram, double q)
@@ -38,4 +50,19 @@ uint64_t histogram_quantile(const struct histogram *histogram, double q)
         }
     }
     return histogram->max;
+}
+
+void histogram_write_json(const struct histogram *histogram, FILE *out)
+{
+    const char *separator = "";
+    (void)fprintf(out, "{\"unit\":\"us\",\"count\":%" PRIu64 ",\"max\":%" PRIu64 ",\"buckets\":[",
+                  histogram->count, histogram->max);
+    for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++) {
+        if (histogram->buckets[i] != 0) {
+            (void)fprintf(out, "%s[%" PRIu64 ",%" PRIu64 ",%" PRIu64 "]", separator, bucket_low(i),
+                          bucket_top(i), histogram->buckets[i]);
+            separator = ",";
+        }
+    }
+    (void)fputs("]}", out);
 }

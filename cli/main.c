@@ -9,8 +9,10 @@
 volatile sig_atomic_t cli_interrupted;
 
 static const struct cli_command *const commands[] = {
-    &cli_create_topic, &cli_alter_topic, &cli_describe_topic, &cli_list_topics, &cli_delete_topic,
-    &cli_find_leader,  &cli_produce,     &cli_consume,        &cli_dump,        &cli_plugin_check,
+    &cli_create_topic,  &cli_alter_topic,   &cli_describe_topic, &cli_list_topics,
+    &cli_delete_topic,  &cli_find_leader,   &cli_produce,        &cli_consume,
+    &cli_bench_produce, &cli_bench_consume, &cli_bench_latency,  &cli_bench_end_to_end,
+    &cli_dump,          &cli_plugin_check,
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 
@@ -114,8 +116,10 @@ static int run(struct cli *cli, int argc, char **argv)
     if (cli->command == NULL) {
         return cli_usage(cli, "unknown command \"%s\"", argv[0]);
     }
-    winds_up =
-        cli->command == &cli_produce || cli->command == &cli_consume || cli->command == &cli_dump;
+    winds_up = cli->command == &cli_produce || cli->command == &cli_consume ||
+               cli->command == &cli_dump || cli->command == &cli_bench_produce ||
+               cli->command == &cli_bench_consume || cli->command == &cli_bench_latency ||
+               cli->command == &cli_bench_end_to_end;
     optind = 0; /* GNU getopt: start anew, permuting */
     return cli->command->run(cli, argc - words + 1, argv + words - 1);
 }

@@ -14,25 +14,29 @@ int cli_error(int code, const struct sti_err *err)
     return CLI_FAILED;
 }
 
-int cli_connect(struct cli *cli)
+int cli_client_new(const struct cli *cli, struct sti_client **out)
 {
     struct sti_client_config config;
     struct sti_err err;
-    if (cli->client != NULL) {
-        return CLI_OK;
-    }
     sti_client_config_init(&config);
     config.servers = cli->server;
     config.client_id = "streamit-cli";
     config.trace_id = cli->trace_id;
     config.timeout_ms = cli->timeout_ms;
-    int rc = sti_client_new(&cli->client, &config, &err);
+    int rc = sti_client_new(out, &config, &err);
     return rc == STI_OK ? CLI_OK : cli_error(rc, &err);
+}
+
+int cli_connect(struct cli *cli)
+{
+    return cli->client != NULL ? CLI_OK : cli_client_new(cli, &cli->client);
 }
 
 void cli_print_json(json_t *document)
 {
-    if (document == NULL || json_dumpf(document, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER) != 0) {
+    if (document == NULL ||
+        json_dumpf(document, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9)) !=
+            0) {
         struct sti_err err;
         sti_err_set(&err, STI_E_INTERNAL, "the result cannot be written as JSON");
         (void)cli_error(err.code, &err);
