@@ -41,18 +41,11 @@ static void on_close(struct tgr_tag *tag, bool ok)
     tgr_rpc_unref(rpc);
 }
 
-static void cancel(struct tgr_rpc *rpc)
+void tgr_fetch_drain(struct tgr_rpc *rpc)
 {
     pthread_mutex_lock(&rpc->mu);
-    if (rpc->method == TGR_FETCH) {
-        cancel_locked(rpc);
-    }
+    cancel_locked(rpc);
     pthread_mutex_unlock(&rpc->mu);
-}
-
-void tgr_fetch_cancel_all(struct tgr_transport *t)
-{
-    tgr_parked_each(t, cancel);
 }
 
 static bool result_fill(struct tgr_rpc *rpc, struct sti_fetch_row *row,
@@ -82,7 +75,8 @@ static bool result_fill(struct tgr_rpc *rpc, struct sti_fetch_row *row,
     out->high_watermark = -1;
     out->error = tgr_error_new(&rpc->arena, row->status, &row->err);
     if (out->error != NULL && row->status == STI_E_NOT_LEADER) {
-        char *hint = tgr_leader_hint(rpc, row->topic, row->partition, row->leader_hint);
+        char *hint =
+            tgr_leader_hint(rpc, &rpc->arena, row->topic, row->partition, row->leader_hint);
         if (hint != NULL) {
             out->error->leader_hint = hint;
         }

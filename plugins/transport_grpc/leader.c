@@ -17,13 +17,14 @@ void tgr_node_address(const struct tgr_transport *t, const struct sti_node_info 
     *port = self ? t->advertised_port : node->port;
 }
 
-char *tgr_leader_hint(struct tgr_rpc *rpc, const char *topic, int32_t partition, int32_t node_id)
+char *tgr_leader_hint(struct tgr_rpc *rpc, struct tgr_arena *arena, const char *topic,
+                      int32_t partition, int32_t node_id)
 {
     struct tgr_transport *t = rpc->t;
     struct sti_node_info node = {.struct_size = sizeof node};
     const char *host;
     int32_t port;
-    char *out = tgr_arena_alloc(&rpc->arena, 1, sizeof t->advertised_host + 16);
+    char *out = tgr_arena_alloc(arena, 1, sizeof t->advertised_host + 16);
     if (out == NULL || node_id < 0 ||
         tgr_broker(t)->find_leader(t->broker.self, &rpc->request, topic, partition, &node, NULL) !=
             STI_OK ||

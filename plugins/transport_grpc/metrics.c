@@ -25,6 +25,12 @@ void tgr_metrics_init(struct tgr_transport *t)
         const char *label = tgr_methods[m].label;
         metrics->received_bytes = counter(t, "streamit_grpc_received_bytes_total", "method", label,
                                           "Bytes of request messages.");
+        if (tgr_is_record_stream((enum tgr_method)m)) {
+            metrics->received_messages = counter(t, "streamit_grpc_received_messages_total",
+                                                 "method", label, "Messages read from streams.");
+            metrics->sent_messages = counter(t, "streamit_grpc_sent_messages_total", "method",
+                                             label, "Messages written to streams.");
+        }
         metrics->sent_bytes = counter(t, "streamit_grpc_sent_bytes_total", "method", label,
                                       "Bytes of response messages.");
         (void)snprintf(labels, sizeof labels, "listener=\"%s\",method=\"%s\"", t->host->instance,
@@ -33,11 +39,17 @@ void tgr_metrics_init(struct tgr_transport *t)
             t->host->histogram(t->host->ctx, "streamit_grpc_request_duration_seconds", labels,
                                "Time from the arrival of a request to its answer.");
     }
+    t->copied_bytes = counter(t, "streamit_grpc_copied_bytes_total", NULL, NULL,
+                              "Bytes of records copied to encode or decode them; batches are not "
+                              "copied.");
     t->poller_loops = counter(t, "streamit_grpc_poller_events_total", NULL, NULL,
                               "Events that the poller threads took from gRPC.");
     t->malformed = counter(t, "streamit_grpc_malformed_requests_total", NULL, NULL,
                            "Requests that could not be decoded.");
     (void)snprintf(labels, sizeof labels, "listener=\"%s\"", t->host->instance);
+    t->stream_requests = t->host->metric(
+        t->host->ctx, STI_METRIC_GAUGE, "streamit_grpc_stream_requests_in_flight", labels,
+        "Requests of produce streams that have been read and not yet answered in full.");
     t->calls_in_flight =
         t->host->metric(t->host->ctx, STI_METRIC_GAUGE, "streamit_grpc_calls_in_flight", labels,
                         "Calls that have arrived and are not yet answered in full.");
@@ -71,7 +83,7 @@ void tgr_metrics_count(struct tgr_rpc *rpc, int code, size_t sent_bytes)
     }
     sti_metric_add(requests_of(rpc, number), 1);
     sti_metric_add(metrics->sent_bytes, sent_bytes);
-    if (!tgr_is_stream(rpc->method)) {
+    if (!tgr_is_stream(rpc->method) && !tgr_is_record_stream(rpc->method)) {
         sti_histogram_record(metrics->latency_us,
                              sti_now_us(rpc->t->host) - rpc->request.received_us);
     }

@@ -57,6 +57,25 @@ static void shard_each(struct tgr_shard *shard, void (*visit)(struct tgr_rpc *rp
     free(rpcs);
 }
 
+static void drain(struct tgr_rpc *rpc)
+{
+    switch (rpc->method) {
+    case TGR_FETCH:
+        tgr_fetch_drain(rpc);
+        return;
+    case TGR_PRODUCE_STREAM:
+        tgr_produce_stream_drain(rpc);
+        return;
+    default: /* ended by stop */
+        return;
+    }
+}
+
+void tgr_parked_drain(struct tgr_transport *t)
+{
+    tgr_parked_each(t, drain);
+}
+
 void tgr_parked_each(struct tgr_transport *t, void (*visit)(struct tgr_rpc *rpc))
 {
     for (unsigned i = 0; i < TGR_SHARDS; i++) {

@@ -37,6 +37,12 @@ OPTION(fetch_response_bytes_max, .type = STI_OPT_INT, .def = "67108864", .min = 
 OPTION(memory_bytes_max, .type = STI_OPT_INT, .def = "0", .min = 0, .max = INT64_C(1) << 40,
        .unit = "bytes",
        .help = "Memory that gRPC may use for connections and messages; 0: without limit.");
+OPTION(stream_requests_max, .type = STI_OPT_INT, .def = "64", .min = 1, .max = 65536,
+       .help = "Requests of one produce stream that may be under way; with so many the stream is "
+               "not read from.");
+OPTION(stream_partitions_max, .type = STI_OPT_INT, .def = "16384", .min = 1, .max = 1 << 20,
+       .help = "Partitions of one produce stream that may have requests under way, or failures "
+               "that its client has not read of; beyond it the stream is ended.");
 OPTION(keepalive_ms, .type = STI_OPT_INT, .def = "60000", .min = 1000, .max = 86400000,
        .unit = "ms", .help = "An idle connection is probed after so long.");
 
@@ -51,6 +57,8 @@ static const struct sti_option *const options[] = {&opt_host,
                                                    &opt_partitions_per_call_max,
                                                    &opt_fetch_response_bytes_max,
                                                    &opt_memory_bytes_max,
+                                                   &opt_stream_requests_max,
+                                                   &opt_stream_partitions_max,
                                                    &opt_keepalive_ms,
                                                    NULL};
 

@@ -2,38 +2,66 @@
  *
  * Two passes over the keys of the message. The first steps over partitions by their length and
  * counts them, which bounds all memory: a row each, and one slice for every span and every row,
- * since the batches are disjoint ranges of the spans. The second fills the rows.
+ * since the batches are disjoint ranges of the spans. The second fills the rows. Records are only
+ * counted: making a batch of them may be work for another thread.
  */
 #include "produce_decode.h"
 
 #include <string.h>
 
-#include "wire.h"
+#include "streamit/record_batch.h"
 
-enum { REQUEST_PARTITIONS = 15, PARTITION_BATCH = 15 };
+enum {
+    REQUEST_PARTITIONS = 15,
+    PARTITION_TOPIC = 1,
+    PARTITION_NUMBER = 2,
+    PARTITION_TOPIC_ID = 3,
+    PARTITION_COMPRESSION = 4,
+    PARTITION_RECORDS = 14,
+    PARTITION_BATCH = 15
+};
 
-static int malformed(struct sti_err *err)
+/* The scalars of the two messages. */
+enum scalar { ID, ACKS, TIMEOUT_MS, REPLICAS_MIN, REPLICAS_SYNCED_MIN, ANSWERED, SCALARS };
+
+struct layout {
+    const char *name;
+    uint8_t numbers[SCALARS]; /* of the fields; 0: it has none */
+};
+
+static const struct layout layouts[] = {
+    [TGR_PRODUCE_UNARY] = {"ProduceRequest", {0, 1, 2, 3, 4, 0}},
+    [TGR_PRODUCE_STREAMED] = {"ProduceStreamRequest", {1, 2, 3, 4, 5, 6}}};
+
+static const char *const scalar_names[SCALARS] = {
+    "id", "acks", "timeout_ms", "replicas_min", "replicas_synced_min", "answered"};
+
+static int malformed(struct sti_err *err, const char *message, const char *field)
 {
-    return sti_err_set(err, STI_E_INVALID_ARGUMENT, "ProduceRequest: it is cut or malformed");
+    return sti_err_set(err, STI_E_INVALID_ARGUMENT, "%s%s%s: it is cut or malformed", message,
+                       field == NULL ? "" : ".", field == NULL ? "" : field);
 }
 
-static int count_rows(const struct sti_slice *spans, size_t count, uint64_t len, size_t *out,
-                      struct sti_err *err)
+static int count_rows(const struct layout *layout, const struct sti_slice *spans, size_t count,
+                      uint64_t len, size_t *out, struct sti_err *err)
 {
     struct tgr_reader reader;
     tgr_reader_init(&reader, spans, count);
     *out = 0;
     while (reader.pos < len) {
         uint32_t number, type;
-        if (!tgr_read_key(&reader, len, &number, &type) || !tgr_skip_field(&reader, len, type)) {
-            return malformed(err);
+        if (!tgr_read_key(&reader, len, &number, &type)) {
+            return malformed(err, layout->name, NULL);
+        }
+        if (!tgr_skip_field(&reader, len, type)) {
+            return malformed(err, layout->name, number == REQUEST_PARTITIONS ? "partitions" : NULL);
         }
         *out += number == REQUEST_PARTITIONS;
     }
     return STI_OK;
 }
 
-static int acks_of(uint64_t value, int32_t *out, struct sti_err *err)
+static int acks_of(const struct layout *layout, uint64_t value, int32_t *out, struct sti_err *err)
 {
     switch (value) {
     case 0:
@@ -47,10 +75,16 @@ static int acks_of(uint64_t value, int32_t *out, struct sti_err *err)
         return STI_OK;
     default:
         return sti_err_set(err, STI_E_INVALID_ARGUMENT,
-                           "ProduceRequest.acks: %llu is none of ACKS_QUORUM, ACKS_LEADER, "
-                           "ACKS_NONE",
-                           (unsigned long long)value);
+                           "%s.acks: %llu is none of ACKS_QUORUM, ACKS_LEADER, ACKS_NONE",
+                           layout->name, (unsigned long long)value);
     }
+}
+
+/* ---- a partition ---- */
+
+static int cut(struct sti_err *err, const char *field)
+{
+    return malformed(err, "ProducePartition", field);
 }
 
 static int read_name(struct tgr_reader *reader, uint64_t len, uint64_t end,
@@ -62,7 +96,7 @@ static int read_name(struct tgr_reader *reader, uint64_t len, uint64_t end,
                            (unsigned long long)len, STI_TOPIC_NAME_MAX);
     }
     if (!tgr_read_bytes(reader, end, len, row->topic)) {
-        return malformed(err);
+        return cut(err, "topic");
     }
     row->topic[len] = '\0';
     if (!tgr_text_valid((const uint8_t *)row->topic, (size_t)len)) {
@@ -81,7 +115,38 @@ static int read_topic_id(struct tgr_reader *reader, uint64_t len, uint64_t end,
                            (unsigned long long)len);
     }
     memset(row->row.topic_id, 0, sizeof row->row.topic_id);
-    return tgr_read_bytes(reader, end, len, row->row.topic_id) ? STI_OK : malformed(err);
+    return tgr_read_bytes(reader, end, len, row->row.topic_id) ? STI_OK : cut(err, "topic_id");
+}
+
+static int read_number(struct tgr_reader *reader, uint64_t end, uint32_t number,
+                       struct tgr_produce_row *row, struct sti_err *err)
+{
+    uint64_t value = 0;
+    bool compression = number == PARTITION_COMPRESSION;
+    if (!tgr_read_varint(reader, end, &value)) {
+        return cut(err, compression ? "compression" : "partition");
+    }
+    if (!compression) {
+        row->row.partition = (int32_t)(uint32_t)value;
+        return STI_OK;
+    }
+    if (value > STI_CODEC_ZSTD) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT,
+                           "ProducePartition.compression: %llu is no codec, the last is %d",
+                           (unsigned long long)value, STI_CODEC_ZSTD);
+    }
+    row->codec = (int32_t)value;
+    return STI_OK;
+}
+
+/* What a field of a partition is called; NULL for one that is not known. */
+static const char *field_name(uint32_t number)
+{
+    static const char *const names[] = {
+        [PARTITION_TOPIC] = "topic",       [PARTITION_NUMBER] = "partition",
+        [PARTITION_TOPIC_ID] = "topic_id", [PARTITION_COMPRESSION] = "compression",
+        [PARTITION_RECORDS] = "records",   [PARTITION_BATCH] = "batch"};
+    return number < sizeof names / sizeof names[0] ? names[number] : NULL;
 }
 
 /* Fill one row. `slices` has room for `slices_max`; the row's batch takes the first of them. */
@@ -90,57 +155,78 @@ static int read_row(struct tgr_reader *reader, uint64_t end, struct tgr_produce_
 {
     int rc = STI_OK;
     size_t slice_count = 0;
+    row->body = *reader;
+    row->body_end = end;
     while (rc == STI_OK && reader->pos < end) {
         uint32_t number, type;
-        uint64_t value = 0;
+        uint64_t len = 0;
         if (!tgr_read_key(reader, end, &number, &type)) {
-            return malformed(err);
+            return cut(err, NULL);
         }
-        bool known = number <= 3 || number == PARTITION_BATCH;
-        uint32_t expected = number == 2 ? TGR_WIRE_VARINT : TGR_WIRE_BYTES;
-        if (!known) {
-            rc = tgr_skip_field(reader, end, type) ? STI_OK : malformed(err);
-        } else if (type != expected) {
-            rc = malformed(err);
-        } else if (number == 2) {
-            rc = tgr_read_varint(reader, end, &value) ? STI_OK : malformed(err);
-            row->row.partition = (int32_t)(uint32_t)value;
-        } else if (!tgr_read_len(reader, end, &value)) {
-            rc = malformed(err);
-        } else if (number == 1) {
-            rc = read_name(reader, value, end, row, err);
-        } else if (number == 3) {
-            rc = read_topic_id(reader, value, end, row, err);
-        } else if (!tgr_read_slices(reader, end, value, slices, slices_max, &slice_count)) {
-            rc = malformed(err);
+        const char *name = field_name(number);
+        bool scalar = number == PARTITION_NUMBER || number == PARTITION_COMPRESSION;
+        if (name == NULL) {
+            rc = tgr_skip_field(reader, end, type) ? STI_OK : cut(err, NULL);
+        } else if (type != (scalar ? TGR_WIRE_VARINT : TGR_WIRE_BYTES)) {
+            rc = cut(err, name);
+        } else if (scalar) {
+            rc = read_number(reader, end, number, row, err);
+        } else if (!tgr_read_len(reader, end, &len)) {
+            rc = cut(err, name);
+        } else if (number == PARTITION_TOPIC) {
+            rc = read_name(reader, len, end, row, err);
+        } else if (number == PARTITION_TOPIC_ID) {
+            rc = read_topic_id(reader, len, end, row, err);
+        } else if (number == PARTITION_RECORDS) {
+            row->record_count++;
+            rc = tgr_read_bytes(reader, end, len, NULL) ? STI_OK : cut(err, name);
+        } else if (!tgr_read_slices(reader, end, len, slices, slices_max, &slice_count)) {
+            rc = cut(err, name);
         }
+    }
+    if (rc == STI_OK && row->record_count > 0 && slice_count > 0) {
+        rc = sti_err_set(err, STI_E_INVALID_ARGUMENT,
+                         "ProducePartition.records: they come beside a batch; send one of them");
     }
     row->row.slices = slices;
     row->row.slice_count = (uint32_t)slice_count;
     return rc;
 }
 
-static int read_scalar(struct tgr_reader *reader, uint64_t end, uint32_t number, uint32_t type,
-                       struct sti_produce *call, struct sti_err *err)
+/* ---- the message ---- */
+
+static int read_scalar(const struct layout *layout, struct tgr_reader *reader, uint64_t end,
+                       uint32_t number, uint32_t type, struct tgr_produce *produce,
+                       struct sti_err *err)
 {
     uint64_t value = 0;
-    if (number > 4) {
-        return tgr_skip_field(reader, end, type) ? STI_OK : malformed(err);
+    unsigned which = 0;
+    while (which < SCALARS && layout->numbers[which] != number) {
+        which++;
+    }
+    if (which == SCALARS) {
+        return tgr_skip_field(reader, end, type) ? STI_OK : malformed(err, layout->name, NULL);
     }
     if (type != TGR_WIRE_VARINT || !tgr_read_varint(reader, end, &value)) {
-        return malformed(err);
+        return malformed(err, layout->name, scalar_names[which]);
     }
-    switch (number) {
-    case 1:
-        return acks_of(value, &call->acks, err);
-    case 2:
-        call->timeout_ms = (uint32_t)value;
+    switch (which) {
+    case ID:
+        produce->id = value;
         return STI_OK;
-    case 3:
-        call->replicas_min = (int32_t)(uint32_t)value;
+    case ACKS:
+        return acks_of(layout, value, &produce->call.acks, err);
+    case TIMEOUT_MS:
+        produce->call.timeout_ms = (uint32_t)value;
+        return STI_OK;
+    case REPLICAS_MIN:
+        produce->call.replicas_min = (int32_t)(uint32_t)value;
+        return STI_OK;
+    case REPLICAS_SYNCED_MIN:
+        produce->call.replicas_synced_min = (int32_t)(uint32_t)value;
         return STI_OK;
     default:
-        call->replicas_synced_min = (int32_t)(uint32_t)value;
+        produce->answered = value;
         return STI_OK;
     }
 }
@@ -173,50 +259,55 @@ static struct tgr_produce *produce_new(struct tgr_arena *arena, size_t row_count
     return produce;
 }
 
-static int read_request(struct tgr_reader *reader, uint64_t len, struct tgr_produce *produce,
-                        struct sti_slice *slices, size_t slices_max, struct sti_err *err)
+static int read_request(const struct layout *layout, struct tgr_reader *reader, uint64_t len,
+                        struct tgr_produce *produce, struct sti_slice *slices, size_t slices_max,
+                        struct sti_err *err)
 {
-    size_t row = 0;
+    size_t i = 0;
     int rc = STI_OK;
     while (rc == STI_OK && reader->pos < len) {
         uint32_t number, type;
         uint64_t row_len;
         if (!tgr_read_key(reader, len, &number, &type)) {
-            return malformed(err);
+            return malformed(err, layout->name, NULL);
         }
         if (number != REQUEST_PARTITIONS) {
-            rc = read_scalar(reader, len, number, type, &produce->call, err);
+            rc = read_scalar(layout, reader, len, number, type, produce, err);
             continue;
         }
         if (type != TGR_WIRE_BYTES || !tgr_read_len(reader, len, &row_len)) {
-            return malformed(err);
+            return malformed(err, layout->name, "partitions");
         }
-        rc = read_row(reader, reader->pos + row_len, &produce->rows[row], slices, slices_max, err);
-        slices += produce->rows[row].row.slice_count;
-        slices_max -= produce->rows[row].row.slice_count;
-        row++;
+        struct tgr_produce_row *row = &produce->rows[i++];
+        rc = read_row(reader, reader->pos + row_len, row, slices, slices_max, err);
+        slices += row->row.slice_count;
+        slices_max -= row->row.slice_count;
+        produce->record_bytes += row->record_count > 0 ? row_len : 0;
     }
     return rc;
 }
 
-int tgr_produce_decode(struct tgr_arena *arena, const struct sti_slice *spans, size_t count,
-                       size_t rows_max, struct tgr_produce **out, struct sti_err *err)
+int tgr_produce_decode(struct tgr_arena *arena, enum tgr_produce_kind kind,
+                       const struct sti_slice *spans, size_t count, size_t rows_max,
+                       struct tgr_produce **out, struct sti_err *err)
 {
+    const struct layout *layout = &layouts[kind];
     uint64_t len = sti_slices_len(spans, count);
     size_t row_count;
     struct tgr_reader reader;
     *out = NULL;
-    int rc = count_rows(spans, count, len, &row_count, err);
+    int rc = count_rows(layout, spans, count, len, &row_count, err);
     if (rc != STI_OK) {
         return rc;
     }
     if (row_count == 0) {
-        return sti_err_set(err, STI_E_INVALID_ARGUMENT, "ProduceRequest: it names no partition");
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT, "%s.partitions: it names no partition",
+                           layout->name);
     }
     if (row_count > rows_max) {
         return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED,
-                           "ProduceRequest: %zu partitions, at most %zu in one call", row_count,
-                           rows_max);
+                           "%s.partitions: %zu partitions, at most %zu in one call", layout->name,
+                           row_count, rows_max);
     }
     struct tgr_produce *produce = produce_new(arena, row_count);
     struct sti_slice *slices = tgr_arena_alloc(arena, count + row_count, sizeof *slices);
@@ -225,7 +316,7 @@ int tgr_produce_decode(struct tgr_arena *arena, const struct sti_slice *spans, s
                            row_count);
     }
     tgr_reader_init(&reader, spans, count);
-    rc = read_request(&reader, len, produce, slices, count + row_count, err);
+    rc = read_request(layout, &reader, len, produce, slices, count + row_count, err);
     if (rc == STI_OK) {
         *out = produce;
     }

@@ -91,6 +91,12 @@ int tgr_rpc_batch(struct tgr_rpc *rpc, const grpc_op *ops, size_t count, struct 
     return STI_E_INTERNAL;
 }
 
+static void on_done(struct tgr_tag *tag, bool ok)
+{
+    (void)ok;
+    tgr_rpc_unref(tag->rpc);
+}
+
 int tgr_rpc_watch_close(struct tgr_rpc *rpc, void (*fn)(struct tgr_tag *tag, bool ok))
 {
     grpc_op op;
@@ -101,6 +107,15 @@ int tgr_rpc_watch_close(struct tgr_rpc *rpc, void (*fn)(struct tgr_tag *tag, boo
     return tgr_rpc_batch(rpc, &op, 1, &rpc->tag_close, fn);
 }
 
+void tgr_rpc_open(struct tgr_rpc *rpc)
+{
+    grpc_op op;
+    memset(&op, 0, sizeof op);
+    op.op = GRPC_OP_SEND_INITIAL_METADATA;
+    rpc->metadata_sent = true;
+    (void)tgr_rpc_batch(rpc, &op, 1, &rpc->tag_open, on_done);
+}
+
 bool tgr_rpc_closed(struct tgr_rpc *rpc)
 {
     pthread_mutex_lock(&rpc->mu);
@@ -108,12 +123,6 @@ bool tgr_rpc_closed(struct tgr_rpc *rpc)
     bool cancelled = rpc->cancelled != 0;
     pthread_mutex_unlock(&rpc->mu);
     return cancelled;
-}
-
-static void on_done(struct tgr_tag *tag, bool ok)
-{
-    (void)ok;
-    tgr_rpc_unref(tag->rpc);
 }
 
 grpc_byte_buffer *tgr_pack(const ProtobufCMessage *message)

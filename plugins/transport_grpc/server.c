@@ -22,7 +22,8 @@
 
 enum {
     FRAME_BYTES = 1 << 20,
-    MESSAGE_SLACK_BYTES = 64 << 10, /* what surrounds the batches of a message */
+    /* So far beyond what is taken, a request is still read, and refused with our own error. */
+    REFUSED_BYTES = 8 << 20,
     KEEPALIVE_TIMEOUT_MS = 20000,
     PING_INTERVAL_MIN_MS = 10000,
     ARGS_MAX = 20,
@@ -50,7 +51,7 @@ static grpc_server *server_new(const struct tgr_transport *t)
     grpc_resource_quota *quota = NULL;
     arg_add(&args, "grpc.so_reuseport", 0);
     arg_add(&args, GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
-            conf->max_message_bytes + MESSAGE_SLACK_BYTES);
+            conf->max_message_bytes + TGR_MESSAGE_SLACK_BYTES + REFUSED_BYTES);
     arg_add(&args, GRPC_ARG_HTTP2_MAX_FRAME_SIZE, FRAME_BYTES);
     arg_add(&args, GRPC_ARG_MAX_CONCURRENT_STREAMS, conf->max_concurrent_streams);
     arg_add(&args, GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0);
@@ -268,7 +269,7 @@ int tgr_server_drain(struct tgr_transport *t, uint32_t deadline_ms, struct sti_e
     uint64_t until_us = sti_now_us(t->host) + (uint64_t)deadline_ms * 1000u;
     atomic_store(&t->draining, true);
     tgr_watches_tell(t);
-    tgr_fetch_cancel_all(t);
+    tgr_parked_drain(t);
     if (!wait_for(t, quiet, until_us)) {
         return sti_err_set(err, STI_E_TIMED_OUT, "%u calls were not answered within %u ms",
                            atomic_load(&t->active) - atomic_load(&t->streams), deadline_ms);
@@ -296,7 +297,7 @@ int tgr_server_stop(struct tgr_transport *t, uint32_t deadline_ms, struct sti_er
     atomic_store(&t->stopping, true);
     tgr_watches_end(t);
     tgr_reflection_end_all(t);
-    tgr_fetch_cancel_all(t);
+    tgr_parked_drain(t);
     if (!t->shutdown_begun) { /* a stop that missed its deadline may be asked for again */
         t->shutdown_begun = true;
         t->shutdown_tag = (struct tgr_tag){.fn = on_shutdown, .rpc = NULL};

@@ -20,6 +20,8 @@
 
 const struct tgr_method_info tgr_methods[TGR_METHODS] = {
     [TGR_PRODUCE] = {API "Produce", "Produce", 128, true, true, tgr_produce_handle},
+    [TGR_PRODUCE_STREAM] = {API "ProduceStream", "ProduceStream", 16, false, true,
+                            tgr_produce_stream_handle},
     [TGR_FETCH] = {API "Fetch", "Fetch", 16, true, true, tgr_fetch_handle},
     [TGR_LIST_OFFSETS] = {API "ListOffsets", "ListOffsets", 2, true, true, tgr_list_offsets_handle},
     [TGR_CREATE_TOPIC] = {API "CreateTopic", "CreateTopic", 2, true, true, tgr_create_topic_handle},
@@ -121,27 +123,73 @@ static void dispatch(struct tgr_rpc *rpc)
     }
 }
 
-/* Hand the lane's calls to the broker until it is empty, unless another thread does. */
+/* Does a call before it on the same connection make it wait? @locks shard->mu held */
+static bool lane_waits(const struct tgr_shard *shard, const struct tgr_rpc *rpc)
+{
+    const struct tgr_rpc *other = shard->suspended;
+    while (other != NULL && other->request.connection != rpc->request.connection) {
+        other = other->lane_next;
+    }
+    return other != NULL;
+}
+
+/* Take the first call that may go on. @locks shard->mu held */
+static struct tgr_rpc *lane_take(struct tgr_shard *shard)
+{
+    struct tgr_rpc *before = NULL, *rpc = shard->lane_head;
+    while (rpc != NULL && lane_waits(shard, rpc)) {
+        before = rpc;
+        rpc = rpc->lane_next;
+    }
+    if (rpc != NULL) {
+        *(before == NULL ? &shard->lane_head : &before->lane_next) = rpc->lane_next;
+        if (rpc == shard->lane_tail) {
+            shard->lane_tail = before;
+        }
+    }
+    return rpc;
+}
+
+/* Hand the lane's calls to the broker until none is left that may go on, unless another thread
+ * does. */
 static void lane_run(struct tgr_shard *shard)
 {
+    struct tgr_rpc *rpc;
     pthread_mutex_lock(&shard->mu);
     if (shard->lane_busy) {
         pthread_mutex_unlock(&shard->mu);
         return;
     }
     shard->lane_busy = true;
-    while (shard->lane_head != NULL) {
-        struct tgr_rpc *rpc = shard->lane_head;
-        shard->lane_head = rpc->lane_next;
-        if (shard->lane_head == NULL) {
-            shard->lane_tail = NULL;
-        }
+    while ((rpc = lane_take(shard)) != NULL) {
         pthread_mutex_unlock(&shard->mu);
         dispatch(rpc);
         pthread_mutex_lock(&shard->mu);
     }
     shard->lane_busy = false;
     pthread_mutex_unlock(&shard->mu);
+}
+
+void tgr_lane_suspend(struct tgr_rpc *rpc)
+{
+    struct tgr_shard *shard = tgr_shard_of(rpc);
+    pthread_mutex_lock(&shard->mu);
+    rpc->lane_next = shard->suspended;
+    shard->suspended = rpc;
+    pthread_mutex_unlock(&shard->mu);
+}
+
+void tgr_lane_resume(struct tgr_rpc *rpc)
+{
+    struct tgr_shard *shard = tgr_shard_of(rpc);
+    pthread_mutex_lock(&shard->mu);
+    struct tgr_rpc **at = &shard->suspended;
+    while (*at != rpc) {
+        at = &(*at)->lane_next;
+    }
+    *at = rpc->lane_next;
+    pthread_mutex_unlock(&shard->mu);
+    lane_run(shard);
 }
 
 static void lane_enter(struct tgr_rpc *rpc)

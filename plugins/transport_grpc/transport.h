@@ -39,10 +39,18 @@ struct tgr_conf {
     int64_t fetch_response_bytes_max;
     int64_t memory_bytes_max;
     int64_t keepalive_ms;
+    int64_t stream_requests_max;
+    int64_t stream_partitions_max;
 };
+
+/* What surrounds the batches of a message of max_message_bytes. */
+#define TGR_MESSAGE_SLACK_BYTES (64u << 10)
+/* Records of more bytes than this are encoded and decoded by the executor, not by a poller. */
+#define TGR_INLINE_BYTES (32u << 10)
 
 enum tgr_method {
     TGR_PRODUCE = 0,
+    TGR_PRODUCE_STREAM,
     TGR_FETCH,
     TGR_LIST_OFFSETS,
     TGR_CREATE_TOPIC,
@@ -84,6 +92,7 @@ extern const struct tgr_method_info tgr_methods[TGR_METHODS];
 struct tgr_method_metrics {
     struct sti_metric *_Atomic requests[TGR_CODES];
     struct sti_metric *received_bytes, *sent_bytes;
+    struct sti_metric *received_messages, *sent_messages; /* of streams; else NULL */
     struct sti_histogram *latency_us;
 };
 
@@ -93,6 +102,7 @@ struct tgr_shard {
     pthread_mutex_t mu;
     struct tgr_rpc *parked; /* doubly linked through park_prev, park_next */
     struct tgr_rpc *lane_head, *lane_tail;
+    struct tgr_rpc *suspended; /* through lane_next: the lanes of their connections wait */
     bool lane_busy;
 };
 
@@ -127,12 +137,13 @@ struct tgr_transport {
 
     struct tgr_method_metrics metrics[TGR_METHODS];
     struct sti_metric *calls_in_flight, *poller_loops, *malformed;
+    struct sti_metric *stream_requests, *copied_bytes;
 };
 
 /* One call, or the slot that waits for one. Reference counted: one for the slot or its handler, one
  * for each batch under way, one while the broker has the call. */
 struct tgr_rpc {
-    struct tgr_tag tag_new, tag_close, tag_read, tag_write, tag_done;
+    struct tgr_tag tag_new, tag_open, tag_close, tag_read, tag_write, tag_done;
     struct tgr_transport *t;
     enum tgr_method method;
     atomic_uint refs;
@@ -171,6 +182,12 @@ int tgr_slots_post(struct tgr_transport *t, struct sti_err *err);
 /* A poller's body; returns when the queue is shut down and empty. */
 void *tgr_poller_main(void *transport);
 
+/* The calls behind `rpc` on its connection wait until tgr_lane_resume. @thread the handler of a
+ * produce call */
+void tgr_lane_suspend(struct tgr_rpc *rpc);
+/* Any thread; hands them to the broker. */
+void tgr_lane_resume(struct tgr_rpc *rpc);
+
 /* ---- rpc.c: the call object ---- */
 struct tgr_rpc *tgr_rpc_new(struct tgr_transport *t, enum tgr_method method);
 void tgr_rpc_ref(struct tgr_rpc *rpc);
@@ -183,6 +200,9 @@ int tgr_rpc_batch(struct tgr_rpc *rpc, const grpc_op *ops, size_t count, struct 
 /* Ask to be told when the call ends (cancel, deadline, lost connection): sets `closed`, then runs
  * `on_close` if not NULL. */
 int tgr_rpc_watch_close(struct tgr_rpc *rpc, void (*fn)(struct tgr_tag *tag, bool ok));
+/* Send the initial metadata at once, so that the client of a stream knows that it is open.
+ * @locks rpc->mu held */
+void tgr_rpc_open(struct tgr_rpc *rpc);
 /* Mark the call closed; @return whether it was cancelled rather than answered. From a close tag. */
 bool tgr_rpc_closed(struct tgr_rpc *rpc);
 /* Answer a unary call with a message (given) or, when `out` is NULL or code is not STI_OK, with the
@@ -214,6 +234,8 @@ struct tgr_shard *tgr_shard_of(struct tgr_rpc *rpc);
 void tgr_park(struct tgr_rpc *rpc);
 /* Harmless when it was not parked. */
 void tgr_unpark(struct tgr_rpc *rpc);
+/* Send home what waits and end the streams of records, each in its own way. */
+void tgr_parked_drain(struct tgr_transport *t);
 /* Call `visit` with each parked call, a reference and no lock held. */
 void tgr_parked_each(struct tgr_transport *t, void (*visit)(struct tgr_rpc *rpc));
 
@@ -223,6 +245,7 @@ void tgr_metrics_count(struct tgr_rpc *rpc, int code, size_t sent_bytes);
 
 /* ---- handlers ---- */
 void tgr_produce_handle(struct tgr_rpc *rpc);
+void tgr_produce_stream_handle(struct tgr_rpc *rpc);
 void tgr_fetch_handle(struct tgr_rpc *rpc);
 void tgr_list_offsets_handle(struct tgr_rpc *rpc);
 void tgr_create_topic_handle(struct tgr_rpc *rpc);
@@ -236,12 +259,15 @@ void tgr_health_watch_handle(struct tgr_rpc *rpc);
 void tgr_reflection_handle(struct tgr_rpc *rpc);
 void tgr_unknown_handle(struct tgr_rpc *rpc);
 
-/* fetch.c: cancel every fetch that waits. */
-void tgr_fetch_cancel_all(struct tgr_transport *t);
+/* fetch.c: cancel a fetch that waits. */
+void tgr_fetch_drain(struct tgr_rpc *rpc);
 /* reflection.c: end every open stream. */
 void tgr_reflection_end_all(struct tgr_transport *t);
-/* leader.c: "host:port" of who leads, in the arena, or NULL. */
-char *tgr_leader_hint(struct tgr_rpc *rpc, const char *topic, int32_t partition, int32_t node_id);
+/* produce_stream.c: read no more, answer what is under way, end with UNAVAILABLE. */
+void tgr_produce_stream_drain(struct tgr_rpc *rpc);
+/* leader.c: "host:port" of who leads, in `arena`, or NULL. */
+char *tgr_leader_hint(struct tgr_rpc *rpc, struct tgr_arena *arena, const char *topic,
+                      int32_t partition, int32_t node_id);
 /* Host and port that clients shall use for a node that the broker named. */
 void tgr_node_address(const struct tgr_transport *t, const struct sti_node_info *node,
                       const char **host, int32_t *port);
@@ -270,10 +296,17 @@ static inline const struct sti_broker *tgr_broker(const struct tgr_transport *t)
     return sti_broker_of(&t->broker);
 }
 
+/* Streams that last as long as the client likes; drain leaves them open. */
 static inline bool tgr_is_stream(enum tgr_method method)
 {
     return method == TGR_HEALTH_WATCH || method == TGR_REFLECTION_V1 ||
            method == TGR_REFLECTION_V1ALPHA;
+}
+
+/* Streams of records: their latency is that of each message, and drain ends them. */
+static inline bool tgr_is_record_stream(enum tgr_method method)
+{
+    return method == TGR_PRODUCE_STREAM;
 }
 
 #endif /* TRANSPORT_GRPC_TRANSPORT_H */

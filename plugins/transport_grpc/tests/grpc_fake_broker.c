@@ -22,7 +22,9 @@ int main(void)
                             .calls_in_flight_max = 4096,
                             .partitions_per_call_max = 100,
                             .fetch_response_bytes_max = 1 << 20,
-                            .keepalive_ms = 60000};
+                            .keepalive_ms = 60000,
+                            .stream_requests_max = 64,
+                            .stream_partitions_max = 100};
     struct sti_err err;
     char line[64];
     void *self;

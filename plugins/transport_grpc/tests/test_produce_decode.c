@@ -77,7 +77,7 @@ static int decode(struct tgr_arena *arena, const struct sti_slice *spans, size_t
 {
     struct sti_err err;
     sti_err_clear(&err);
-    int rc = tgr_produce_decode(arena, spans, count, 100, out, &err);
+    int rc = tgr_produce_decode(arena, TGR_PRODUCE_UNARY, spans, count, 100, out, &err);
     assert_int_equal(err.code, rc);
     assert_int_equal(*out == NULL, rc != STI_OK);
     assert_int_equal(err.msg[0] == '\0', rc == STI_OK);

@@ -135,8 +135,13 @@ class Records(Server):
         failure, error = self.failure(self.api.CreateTopic, pb.CreateTopicRequest(name="a\0b"))
         self.assertEqual(failure.code(), grpc.StatusCode.INVALID_ARGUMENT)
         large = pb.ProduceRequest(partitions=[pb.ProducePartition(topic="t", batch=bytes(5 << 20))])
-        failure, _ = self.failure(self.api.Produce, large)
-        self.assertEqual(failure.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        failure, error = self.failure(self.api.Produce, large)
+        self.assertEqual(failure.code(), grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertEqual(error.code, pb.MESSAGE_TOO_LARGE)
+        self.assertIn("max_message_bytes", error.message)
+        large.partitions[0].batch = bytes(14 << 20)  # gRPC's own refusal
+        failure, error = self.failure(self.api.Produce, large)
+        self.assertEqual((failure.code(), error), (grpc.StatusCode.RESOURCE_EXHAUSTED, None))
         self.assertEqual(self.produce("order", b"still here").base_offset, 0)
 
     def test_compressed(self):
@@ -184,6 +189,61 @@ class Records(Server):
         self.assertEqual((leader.node_id, leader.host), (1, "broker.example"))
         self.assertEqual(str(leader.port), self.address.split(":")[1])
         self.api.DeleteTopic(pb.DeleteTopicRequest(name="b"), timeout=10)
+
+
+class Requests:
+    """The sending side of a produce stream: an iterator that waits for more until it is closed."""
+
+    def __init__(self):
+        self.queue = queue.Queue()
+
+    def __iter__(self):
+        return iter(self.queue.get, None)
+
+    def send(self, number, topic, batch=b"x", answered=0, **kwargs):
+        request = pb.ProduceStreamRequest(id=number, acks=pb.ACKS_LEADER, answered=answered)
+        request.partitions.add(topic=topic, batch=batch, **kwargs)
+        self.queue.put(request)
+
+    def close(self):
+        self.queue.put(None)
+
+
+class Streams(Server):
+    def test_produce(self):
+        requests = Requests()
+        stream = self.api.ProduceStream(iter(requests), timeout=20)
+        for i in range(1, 201):
+            requests.send(i, "order", bytes([i]) * 1000)
+        requests.close()
+        results, through = [], 0
+        for response in stream:
+            self.assertGreaterEqual(response.through, through)
+            through = response.through
+            results += [(r.id, r.partitions[0].base_offset) for r in response.results]
+        self.assertEqual(results, [(i, i - 1) for i in range(1, 201)])
+        self.assertEqual(through, 200)
+        self.assertEqual(stream.code(), grpc.StatusCode.OK)
+
+    def test_produce_errors(self):
+        def fails(text, *sends):
+            requests = Requests()
+            stream = self.api.ProduceStream(iter(requests), timeout=20)
+            for args, kwargs in sends:
+                requests.send(*args, **kwargs)
+            with self.assertRaises(grpc.RpcError):
+                for response in stream:
+                    self.assertEqual([r.id for r in response.results], [5])
+            self.assertEqual(stream.code(), grpc.StatusCode.INVALID_ARGUMENT)
+            self.assertIn(text, stream.details())
+            requests.close()
+
+        fails("ProduceStreamRequest.id: 0", ((0, "order"), {}))
+        fails("ProduceStreamRequest.id: 5 after 5", ((5, "order"), {}), ((5, "order"), {}))
+        fails("ProduceStreamRequest.id: 4 after 5", ((5, "order"), {}), ((4, "order"), {}))
+        fails("ProduceStreamRequest.answered: 9", ((5, "order"), {}), ((6, "order"), {"answered": 9}))
+        fails("ProducePartition.topic_id", ((5, "order"), {}), ((6, "order"), {"topic_id": b"xx"}))
+        self.assertFalse(self.produce("order", b"still here").HasField("error"))
 
 
 class Lifecycle(Server):

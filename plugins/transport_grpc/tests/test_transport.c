@@ -61,7 +61,9 @@ static struct tgr_conf conf_default(void)
                              .calls_in_flight_max = 4096,
                              .partitions_per_call_max = 100,
                              .fetch_response_bytes_max = 8 << 20,
-                             .keepalive_ms = 60000};
+                             .keepalive_ms = 60000,
+                             .stream_requests_max = 64,
+                             .stream_partitions_max = 100};
 }
 
 static int setup_with(void **state, struct tgr_conf conf)
@@ -331,10 +333,12 @@ static void test_call_errors(void **state)
     assert_string_equal(call.text, "UNAVAILABLE: the broker is starting");
     assert_true(call.error->retriable);
     test_call_free(&call);
-    /* Too large: gRPC itself refuses, before the message is read. */
-    size_t len = (4u << 20) + (80u << 10);
+    /* Too large: refused with the limit's name; far too large: by gRPC itself, unread. */
+    size_t len = 16u << 20;
     uint8_t *large = calloc(1, len);
     assert_non_null(large);
+    expect(f, API "Produce", large, (4u << 20) + (64u << 10) + 1, GRPC_STATUS_INVALID_ARGUMENT,
+           -STI_E_MESSAGE_TOO_LARGE, "max_message_bytes");
     expect(f, API "Produce", large, len, GRPC_STATUS_RESOURCE_EXHAUSTED, 0, "larger than max");
     expect(f, API "CreateTopic", large, 2u << 20, GRPC_STATUS_INVALID_ARGUMENT,
            -STI_E_MESSAGE_TOO_LARGE, "at most");
