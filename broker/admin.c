@@ -35,13 +35,17 @@ static void change_free(struct brk_change *change)
     free(change);
 }
 
+/* state[0]: the broker, state[1]: the operation */
 static void call_answer(struct sti_topic_change *call, int status, const struct sti_err *err)
 {
     call->status = status;
     if (status != STI_OK && err != NULL) {
         call->err = *err;
-        call->retry_after_ms = status == STI_E_UNAVAILABLE ? BRK_RETRY_AFTER_MS : 0;
     }
+    if (status == STI_E_UNAVAILABLE) {
+        call->retry_after_ms = BRK_RETRY_AFTER_MS;
+    }
+    brk_audit(call->state[0], call, (int)(intptr_t)call->state[1], status, err);
     call->done(call);
 }
 
@@ -363,8 +367,10 @@ static int counts_check(struct broker *broker, struct sti_topic_change *call, st
 
 /* ---- the calls ----------------------------------------------------------------------------- */
 
-static void call_clear(struct sti_topic_change *call)
+static void call_clear(struct broker *broker, struct sti_topic_change *call, int operation)
 {
+    call->state[0] = broker;
+    call->state[1] = (void *)(intptr_t)operation;
     call->status = STI_OK;
     call->partition_count = 0;
     call->replication_factor = 0;
@@ -418,8 +424,11 @@ static int change_propose(struct broker *broker, struct sti_topic_change *call,
 static int call_begin(struct broker *broker, struct sti_topic_change *call, int operation,
                       struct sti_err *err)
 {
-    call_clear(call);
-    int rc = name_check(call->name, err);
+    call_clear(broker, call, operation);
+    int rc = brk_enter(broker, call->request, sti_now_us(broker->host), &call->retry_after_ms, err);
+    if (rc == STI_OK) {
+        rc = name_check(call->name, err);
+    }
     return rc != STI_OK ? rc : brk_authorize(broker, call->request, operation, call->name, err);
 }
 

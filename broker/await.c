@@ -23,7 +23,7 @@ void brk_await_init(struct brk_await *await, struct broker *broker, uint64_t due
 {
     uint64_t most = sti_now_us(broker->host) + (uint64_t)broker->conf->opening_wait_max_ms * 1000u;
     *await = (struct brk_await){.broker = broker,
-                                .due_us = due_us == 0 || due_us > most ? most : due_us,
+                                .due_us = due_us > most ? most : due_us,
                                 .pause_us = PAUSE_FIRST_US,
                                 .go_on = go_on};
     await->timer.task.run = timer_run;
@@ -84,7 +84,9 @@ int brk_await_topic(void *self, struct sti_await *call, struct sti_err *err)
     if (rc != STI_OK) {
         return rc;
     }
-    struct brk_topic *topic = brk_topic_get(broker, call->topic);
+    /* Whoever may not look waits for nothing; the look itself says why. */
+    bool may = brk_authorize(broker, call->request, STI_OP_DESCRIBE, call->topic, NULL) == STI_OK;
+    struct brk_topic *topic = may ? brk_topic_get(broker, call->topic) : NULL;
     if (topic == NULL) {
         call->done(call);
         return STI_OK;
@@ -94,8 +96,7 @@ int brk_await_topic(void *self, struct sti_await *call, struct sti_err *err)
         brk_topic_unref(topic);
         return sti_err_set(err, STI_E_NO_MEMORY, "topic %.249s: out of memory", call->topic);
     }
-    brk_await_init(&t->await, broker, call->request == NULL ? 0 : call->request->deadline_us,
-                   topic_go_on);
+    brk_await_init(&t->await, broker, brk_deadline_us(call->request), topic_go_on);
     t->call = call;
     t->topic = topic;
     struct brk_partition *part;

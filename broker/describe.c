@@ -12,7 +12,8 @@ int brk_list_topics(void *self, const struct sti_request *request,
 {
     struct broker *broker = self;
     struct brk_topic **topics = NULL;
-    int rc = brk_serving(broker, err);
+    uint32_t retry_after_ms;
+    int rc = brk_enter(broker, request, sti_now_us(broker->host), &retry_after_ms, err);
     if (rc != STI_OK) {
         return rc;
     }
@@ -113,7 +114,8 @@ int brk_describe_topic(void *self, const struct sti_request *request, const char
 {
     struct broker *broker = self;
     struct description *d = NULL;
-    int rc = brk_serving(broker, err);
+    uint32_t retry_after_ms;
+    int rc = brk_enter(broker, request, sti_now_us(broker->host), &retry_after_ms, err);
     if (rc == STI_OK) {
         rc = brk_authorize(broker, request, STI_OP_DESCRIBE, name, err);
     }
@@ -149,7 +151,8 @@ int brk_find_leader(void *self, const struct sti_request *request, const char *t
     static const uint8_t any[16];
     struct broker *broker = self;
     struct brk_partition *part = NULL;
-    int rc = brk_serving(broker, err);
+    uint32_t retry_after_ms;
+    int rc = brk_enter(broker, request, sti_now_us(broker->host), &retry_after_ms, err);
     if (rc == STI_OK) {
         rc = brk_authorize(broker, request, STI_OP_DESCRIBE, topic, err);
     }
@@ -175,7 +178,8 @@ struct offsets {
     struct brk_await await;
     struct broker *broker;
     struct sti_list_offsets *call;
-    uint32_t next; /* row */
+    uint32_t next;  /* row */
+    uint32_t asked; /* rows before this one may be told */
 };
 
 /* Why a partition has no storage handle, as the row's status. */
@@ -212,19 +216,37 @@ static void offset_of_time(struct brk_partition *part, struct sti_list_offsets_r
     row->status = rc;
 }
 
-/* @return its partition with a reference, or NULL: the row is answered */
-static struct brk_partition *row_partition(struct broker *broker, const struct sti_request *request,
-                                           struct sti_list_offsets_row *row)
+static void row_retry_after(struct sti_list_offsets_row *row, uint32_t retry_after_ms)
 {
-    struct brk_partition *part = NULL;
+    if (row->struct_size >=
+        offsetof(struct sti_list_offsets_row, retry_after_ms) + sizeof(uint32_t)) {
+        row->retry_after_ms = retry_after_ms;
+    }
+}
+
+static void row_clear(struct sti_list_offsets_row *row)
+{
+    row->status = STI_OK;
     row->offset = -1;
     row->found_ms = -1;
     row->leader_epoch = -1;
     sti_err_clear(&row->err);
-    row->status = brk_authorize(broker, request, STI_OP_DESCRIBE, row->topic, &row->err);
+    row_retry_after(row, 0);
+}
+
+/* @return its partition with a reference, or NULL: the row is answered */
+static struct brk_partition *row_partition(struct offsets *o, struct sti_list_offsets_row *row)
+{
+    struct brk_partition *part = NULL;
+    row_clear(row);
+    if (o->asked <= o->next) { /* once, however often a partition is waited for */
+        row->status =
+            brk_authorize(o->broker, o->call->request, STI_OP_DESCRIBE, row->topic, &row->err);
+        o->asked = o->next + 1;
+    }
     if (row->status == STI_OK) {
         row->status =
-            brk_lookup(broker, row->topic, row->topic_id, row->partition, &part, &row->err);
+            brk_lookup(o->broker, row->topic, row->topic_id, row->partition, &part, &row->err);
     }
     return part;
 }
@@ -257,13 +279,14 @@ static void offsets_go_on(struct brk_await *await)
     struct sti_list_offsets *call = o->call;
     for (; o->next < call->row_count; o->next++) {
         struct sti_list_offsets_row *row = call->rows[o->next];
-        struct brk_partition *part = row_partition(o->broker, call->request, row);
+        struct brk_partition *part = row_partition(o, row);
         if (part == NULL) {
             continue;
         }
         bool waits = brk_await_partition(await, part);
         if (!waits) {
             row_answer(part, row);
+            row_retry_after(row, row->status == STI_E_UNAVAILABLE ? BRK_RETRY_AFTER_MS : 0);
         }
         brk_partition_unref(part);
         if (waits) {
@@ -279,10 +302,29 @@ static void offsets_run(struct sti_task *task)
     offsets_go_on(&BRK_CONTAINER_OF(task, struct offsets, task)->await);
 }
 
+static void offsets_put_off(struct sti_list_offsets *call, const char *why, uint32_t retry_after_ms)
+{
+    for (uint32_t i = 0; i < call->row_count; i++) {
+        struct sti_list_offsets_row *row = call->rows[i];
+        row_clear(row);
+        row->status = sti_err_set(&row->err, STI_E_THROTTLED, "%.80s-%d: %s", row->topic,
+                                  row->partition, why);
+        row_retry_after(row, retry_after_ms);
+    }
+    call->done(call);
+}
+
 int brk_list_offsets(void *self, struct sti_list_offsets *call, struct sti_err *err)
 {
     struct broker *broker = self;
-    int rc = brk_serving(broker, err);
+    uint32_t retry_after_ms;
+    struct sti_err own;
+    err = err == NULL ? &own : err;
+    int rc = brk_enter(broker, call->request, sti_now_us(broker->host), &retry_after_ms, err);
+    if (rc == STI_E_THROTTLED) {
+        offsets_put_off(call, err->msg, retry_after_ms);
+        return STI_OK;
+    }
     if (rc != STI_OK) {
         return rc;
     }
@@ -293,8 +335,7 @@ int brk_list_offsets(void *self, struct sti_list_offsets *call, struct sti_err *
     o->task.run = offsets_run;
     o->broker = broker;
     o->call = call;
-    brk_await_init(&o->await, broker, call->request == NULL ? 0 : call->request->deadline_us,
-                   offsets_go_on);
+    brk_await_init(&o->await, broker, brk_deadline_us(call->request), offsets_go_on);
     broker->host->post(broker->host->ctx, &o->task);
     return STI_OK;
 }

@@ -19,6 +19,10 @@
  * waits for it, also in a call that would not wait for records, for as long as the node lets
  * anybody wait; what comes from other rows meanwhile is not held back by it.
  *
+ * Quotas. A call of a client that is over its quota is put off at once, row by row. One that is
+ * taken reads no more than what is left of the quota at that moment, its first batch aside, and
+ * uses up what it is answered with; a call that waits is looked at again when it wakes.
+ *
  * Lifetimes. `refs`: one of the owner, one of the armed timer, one of each wake in progress.
  */
 #include <stdlib.h>
@@ -42,6 +46,7 @@ struct brk_fetch {
     uint32_t row_count, next_row;
     uint64_t started_us, due_us, open_due_us, bytes;
     struct brk_fetch_times times;
+    uint64_t quota_left;                 /* when reading was begun */
     struct sti_storage_read read;        /* of row next_row */
     struct sti_storage_partition *store; /* that it reads from */
     struct brk_fetch_row rows[];
@@ -84,11 +89,21 @@ static void fetch_answer(struct brk_fetch *f)
         fetch_unref(f);
     }
     uint64_t now = sti_now_us(host);
+    if (f->bytes > 0 && quota_active(&broker->quota, QUOTA_FETCH_BYTES)) {
+        quota_charge(&broker->quota, f->call->request, QUOTA_FETCH_BYTES, f->bytes, now);
+    }
     fetch_count(f);
     sti_histogram_record(broker->metrics.fetch_us, now - f->started_us);
     brk_stages_fetched(broker, f->call, f->started_us, &f->times, f->bytes, now);
     f->call->done(f->call);
     fetch_unref(f);
+}
+
+static void row_retry_after(struct sti_fetch_row *row, uint32_t retry_after_ms)
+{
+    if (row->struct_size >= offsetof(struct sti_fetch_row, retry_after_ms) + sizeof(uint32_t)) {
+        row->retry_after_ms = retry_after_ms;
+    }
 }
 
 static void row_fail(struct brk_fetch_row *row, int status, const struct sti_err *err)
@@ -97,6 +112,7 @@ static void row_fail(struct brk_fetch_row *row, int status, const struct sti_err
     row->row->err = *err;
     row->row->high_watermark = -1;
     row->row->last_stable = -1;
+    row_retry_after(row->row, status == STI_E_UNAVAILABLE ? BRK_RETRY_AFTER_MS : 0);
     row->fetch->failed = true;
     sti_metric_add(row->fetch->broker->metrics.fetch_rows_failed, 1);
 }
@@ -332,6 +348,7 @@ static uint64_t fetch_limit(const struct brk_fetch *f)
 {
     uint64_t asked = f->call->max_bytes, most = (uint64_t)f->broker->conf->fetch_bytes_max;
     uint64_t limit = asked < most ? asked : most;
+    limit = limit < f->quota_left ? limit : f->quota_left;
     return limit == 0 ? 1 : limit;
 }
 
@@ -553,6 +570,19 @@ static void read_rows(struct brk_fetch *f)
     fetch_finish(f);
 }
 
+/* Read all rows, from the first one on. */
+static void read_begin(struct brk_fetch *f)
+{
+    struct quota *quota = &f->broker->quota;
+    f->next_row = 0;
+    f->quota_left = UINT64_MAX;
+    if (quota_active(quota, QUOTA_FETCH_BYTES)) {
+        f->quota_left =
+            quota_left(quota, f->call->request, QUOTA_FETCH_BYTES, sti_now_us(f->broker->host));
+    }
+    read_rows(f);
+}
+
 /* On the executor: a parked call that was claimed begins anew, one that would have waited goes on.
  */
 static void fetch_task_run(struct sti_task *task)
@@ -568,9 +598,10 @@ static void fetch_task_run(struct sti_task *task)
             row_unlink(&f->rows[i]);
         }
         parked_unlink(f);
-        f->next_row = 0;
+        read_begin(f);
+    } else {
+        read_rows(f);
     }
-    read_rows(f);
 }
 
 /* ---- the call ------------------------------------------------------------------------------ */
@@ -586,6 +617,7 @@ static void row_clear(struct sti_fetch_row *row)
     row->log_start = -1;
     row->bytes = 0;
     sti_err_clear(&row->err);
+    row_retry_after(row, 0);
 }
 
 static int row_check_epoch(const struct brk_fetch_row *row, struct sti_err *err)
@@ -617,41 +649,90 @@ static void row_open(struct brk_fetch *f, struct brk_fetch_row *row)
     }
 }
 
-int brk_fetch(void *self, struct sti_fetch *call, struct sti_err *err)
+/* Answer every row alike, without an object. */
+static void fetch_put_off(struct broker *broker, struct sti_fetch *call, const char *why,
+                          uint32_t retry_after_ms)
 {
-    struct broker *broker = self;
-    const struct brk_conf *conf = broker->conf;
-    int rc = brk_serving(broker, err);
-    if (rc != STI_OK) {
-        return rc;
+    for (uint32_t i = 0; i < call->row_count; i++) {
+        struct sti_fetch_row *row = call->rows[i];
+        row_clear(row);
+        row->status = sti_err_set(&row->err, STI_E_THROTTLED, "%.80s-%d: %s", row->topic,
+                                  row->partition, why);
+        row_retry_after(row, retry_after_ms);
+        sti_metric_add(broker->metrics.fetch_rows_failed, 1);
     }
+    call->done(call);
+}
+
+/* What a call must pass before it is looked at. @return STI_E_THROTTLED: its rows say so */
+static int fetch_enter(struct broker *broker, const struct sti_fetch *call, uint64_t now_us,
+                       uint32_t *retry_after_ms, struct sti_err *err)
+{
+    struct quota_refusal refusal;
     if (call->row_count == 0) {
         return sti_err_set(err, STI_E_INVALID_ARGUMENT, "fetch: no partitions");
     }
+    int rc = brk_enter(broker, call->request, now_us, retry_after_ms, err);
+    if (rc == STI_OK && quota_active(&broker->quota, QUOTA_FETCH_BYTES) &&
+        !quota_take(&broker->quota, call->request, QUOTA_FETCH_BYTES, 0, now_us, &refusal)) {
+        *retry_after_ms = refusal.retry_after_ms;
+        rc = brk_quota_refused(broker, call->request, &refusal, err);
+    }
+    return rc;
+}
+
+static struct brk_fetch *fetch_new(struct broker *broker, struct sti_fetch *call, uint64_t now_us)
+{
+    const struct brk_conf *conf = broker->conf;
     struct brk_fetch *f = calloc(1, sizeof *f + call->row_count * sizeof(struct brk_fetch_row));
     if (f == NULL) {
-        return sti_err_set(err, STI_E_NO_MEMORY, "fetch: out of memory");
+        return NULL;
     }
     uint64_t wait_ms = call->max_wait_ms < (uint64_t)conf->fetch_wait_max_ms
                            ? call->max_wait_ms
                            : (uint64_t)conf->fetch_wait_max_ms;
-    sti_metric_add(broker->metrics.fetch_requests, 1);
+    uint64_t deadline = brk_deadline_us(call->request);
     atomic_init(&f->refs, 1);
     f->broker = broker;
     f->call = call;
     f->row_count = call->row_count;
     f->task.run = fetch_task_run;
     f->timer.task.run = timer_run;
-    f->started_us = sti_now_us(broker->host);
-    f->times.mark_us = f->started_us;
-    f->due_us = f->started_us + wait_ms * 1000u;
-    f->open_due_us = f->started_us + (uint64_t)conf->opening_wait_max_ms * 1000u;
+    f->started_us = now_us;
+    f->times.mark_us = now_us;
+    f->due_us = now_us + wait_ms * 1000u;
+    f->due_us = f->due_us < deadline ? f->due_us : deadline;
+    f->open_due_us = now_us + (uint64_t)conf->opening_wait_max_ms * 1000u;
+    f->open_due_us = f->open_due_us < deadline ? f->open_due_us : deadline;
     f->may_wait = wait_ms > 0;
+    return f;
+}
+
+int brk_fetch(void *self, struct sti_fetch *call, struct sti_err *err)
+{
+    struct broker *broker = self;
+    uint64_t now = sti_now_us(broker->host);
+    uint32_t retry_after_ms = 0;
+    struct sti_err own;
+    err = err == NULL ? &own : err;
+    int rc = fetch_enter(broker, call, now, &retry_after_ms, err);
+    if (rc == STI_E_THROTTLED) {
+        fetch_put_off(broker, call, err->msg, retry_after_ms);
+        return STI_OK;
+    }
+    if (rc != STI_OK) {
+        return rc;
+    }
+    struct brk_fetch *f = fetch_new(broker, call, now);
+    if (f == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "fetch: out of memory");
+    }
+    sti_metric_add(broker->metrics.fetch_requests, 1);
     for (uint32_t i = 0; i < call->row_count; i++) {
         f->rows[i].fetch = f;
         f->rows[i].row = call->rows[i];
         row_open(f, &f->rows[i]);
     }
-    read_rows(f);
+    read_begin(f);
     return STI_OK;
 }

@@ -28,6 +28,7 @@
 
 #include "broker/cluster/catalog.h"
 #include "broker/diskspace.h"
+#include "broker/quota.h"
 #include "broker/settings.h"
 #include "broker/stages.h"
 #include "streamit/auth.h"
@@ -45,6 +46,8 @@ enum {
     BRK_APPEND_BATCHES_MAX = 512,   /* batches of one storage append */
     BRK_APPEND_BYTES_MAX = 8 << 20, /* and their bytes, unless one is larger */
     BRK_RETRY_AFTER_MS = 20,
+    BRK_SHARE_COUNTERS = 2048, /* of a row: admission.c */
+    BRK_SHARE_ROWS = 2,
     BRK_STORAGE_MINOR_LEAST = 1 /* of the storage interface */
 };
 
@@ -52,7 +55,9 @@ struct brk_conf {
     struct set_defaults defaults;
     int64_t default_partitions, default_replication;
     int64_t partitions_per_topic_max, partitions_max, topics_max;
-    int64_t inflight_bytes_max;
+    const char *auth;
+    int64_t inflight_bytes_max, inflight_share_percent;
+    struct quota_conf quota;
     int64_t slow_request_ms, metrics_topics_max;
     int64_t produce_timeout_ms;
     int64_t fetch_bytes_max, fetch_wait_max_ms;
@@ -63,7 +68,8 @@ struct brk_conf {
 };
 
 struct brk_metrics {
-    struct sti_metric *produce_requests, *produce_rows_ok, *produce_rows_failed, *produce_throttled;
+    struct sti_metric *produce_requests, *produce_rows_ok, *produce_rows_failed;
+    struct sti_metric *throttled_node, *throttled_share, *denied, *unauthenticated, *late;
     struct sti_metric *produce_bytes, *produce_batches, *produce_records, *appends;
     struct sti_metric *fetch_requests, *fetch_bytes, *fetch_rows_failed;
     struct sti_metric *inflight_bytes, *acks_waiting, *fetches_parked;
@@ -139,7 +145,10 @@ struct broker {
 
     struct brk_opening opening;
 
+    struct quota quota;
+
     _Atomic uint64_t inflight_bytes;
+    _Atomic uint64_t share[BRK_SHARE_ROWS][BRK_SHARE_COUNTERS]; /* of it, by connection */
     pthread_mutex_t admit_mu;
     struct sti_admit *admit_head, *admit_tail;
 
@@ -348,7 +357,7 @@ struct brk_await {
     uint64_t due_us, pause_us; /* until when it is worth waiting; how long before the next look */
     void (*go_on)(struct brk_await *await); /* look again, owning it. @thread executor */
 };
-/* @param due_us  0: the broker's own limit */
+/* @param due_us  or the broker's own limit, if that is earlier */
 void brk_await_init(struct brk_await *await, struct broker *broker, uint64_t due_us,
                     void (*go_on)(struct brk_await *await));
 /* @return true: the partition is being opened, has gone to the front, and go_on will be called;
@@ -432,6 +441,13 @@ bool brk_produce_chain_refuses(struct brk_produce_row *row);
 int brk_produce_chain_err(const struct brk_produce_row *row, struct sti_err *err);
 /* A row has its result. Called without locks. */
 void brk_produce_row_done(struct brk_produce_row *row, int status, const struct sti_err *err);
+
+/* ---- admission.c: bytes of produce calls under way ---- */
+
+/* @return NULL: taken, and left again with brk_admission_leave; or why not, as a sentence */
+const char *brk_admission_enter(struct broker *broker, const struct sti_request *request,
+                                uint64_t bytes);
+void brk_admission_leave(struct broker *broker, const struct sti_request *request, uint64_t bytes);
 int brk_admit(void *self, struct sti_admit *admit);
 
 /* ---- fetch.c ---- */
@@ -512,11 +528,36 @@ void brk_retention_now(struct broker *broker, const struct brk_disk *disk);
 void brk_retention_post(struct brk_partition *part);
 void brk_retention_run(struct sti_task *task);
 
-/* May this request do so? Allow-all without an auth plugin. */
+/* ---- context.c: what every call is asked, and what is told of it ---- */
+
+/* May this request do so with the topic? Without an auth plugin: yes. */
 int brk_authorize(struct broker *broker, const struct sti_request *request, int operation,
                   const char *topic, struct sti_err *err);
+int brk_authenticate(void *self, const struct sti_credentials *credentials, char *principal,
+                     size_t principal_max, struct sti_err *err);
 /* STI_OK, or STI_E_UNAVAILABLE while starting, draining or stopped. */
 int brk_serving(struct broker *broker, struct sti_err *err);
+/* What every call begins with: the node serves, the deadline has not passed, the quota of calls is
+ * not used up. The whole call is refused with what it says, and request->retry_after_ms is set; a
+ * call with rows may put THROTTLED and that time into them instead.
+ * @param request  may be NULL: nobody in particular
+ * @param now_us   STI_CLOCK_MONOTONIC
+ * @return STI_OK, STI_E_UNAVAILABLE, STI_E_TIMED_OUT, STI_E_THROTTLED */
+int brk_enter(struct broker *broker, const struct sti_request *request, uint64_t now_us,
+              uint32_t *retry_after_ms, struct sti_err *err);
+/* A quota refused a call: say so in `err`, and in the log now and then. */
+int brk_quota_refused(struct broker *broker, const struct sti_request *request,
+                      const struct quota_refusal *refusal, struct sti_err *err);
+/* Until when is there somebody to answer? UINT64_MAX: for ever. */
+static inline uint64_t brk_deadline_us(const struct sti_request *request)
+{
+    return request == NULL || request->deadline_us == 0 ? UINT64_MAX : request->deadline_us;
+}
+/* Put a time to try again at where the caller asked for it. */
+void brk_retry_after(const struct sti_request *request, uint32_t retry_after_ms);
+/* One line about a change of topics, with who asked for it. */
+void brk_audit(struct broker *broker, const struct sti_topic_change *call, int operation,
+               int status, const struct sti_err *err);
 
 static inline bool brk_id_is_zero(const uint8_t id[16])
 {

@@ -34,8 +34,17 @@ void brk_metrics_register(struct broker *broker)
                                 "result=\"ok\"", "Partitions of produce calls, by result");
     m->produce_rows_failed = metric(broker, counter, "streamit_produce_partitions_total",
                                     "result=\"error\"", "Partitions of produce calls, by result");
-    m->produce_throttled = metric(broker, counter, "streamit_produce_throttled_total", NULL,
-                                  "Produce calls refused by admission");
+    m->throttled_node = metric(broker, counter, "streamit_produce_throttled_total",
+                               "limit=\"inflight_bytes\"", "Produce calls put off by admission");
+    m->throttled_share = metric(broker, counter, "streamit_produce_throttled_total",
+                                "limit=\"share\"", "Produce calls put off by admission");
+    m->denied = metric(broker, counter, "streamit_permission_denied_total", NULL,
+                       "Operations on a topic that the auth plugin refused");
+    m->unauthenticated = metric(broker, counter, "streamit_unauthenticated_total", NULL,
+                                "Callers whose credentials the auth plugin refused");
+    m->late = metric(broker, counter, "streamit_requests_late_total", NULL,
+                     "Calls whose deadline had passed before they were begun");
+    quota_metrics(&broker->quota);
     m->produce_bytes = metric(broker, counter, "streamit_produce_bytes_total", NULL,
                               "Bytes of record batches appended");
     m->produce_batches =

@@ -10,28 +10,6 @@
 #include "broker/broker_plugin.h"
 #include "broker/internal.h"
 
-/* ---- what every call asks ------------------------------------------------------------------ */
-
-int brk_serving(struct broker *broker, struct sti_err *err)
-{
-    int state = atomic_load_explicit(&broker->state, memory_order_relaxed);
-    if (state == BRK_SERVING) {
-        return STI_OK;
-    }
-    return sti_err_set(err, STI_E_UNAVAILABLE,
-                       state == BRK_CREATED ? "the node is starting" : "the node is stopping");
-}
-
-int brk_authorize(struct broker *broker, const struct sti_request *request, int operation,
-                  const char *topic, struct sti_err *err)
-{
-    if (!broker->has_auth) {
-        return STI_OK;
-    }
-    return sti_auth_of(&broker->auth)
-        ->authorize(broker->auth.self, request, operation, STI_RESOURCE_TOPIC, topic, err);
-}
-
 /* ---- lifecycle ----------------------------------------------------------------------------- */
 
 static int broker_create(const struct sti_host *host, const void *conf, void **self,
@@ -42,6 +20,13 @@ static int broker_create(const struct sti_host *host, const void *conf, void **s
     *self = NULL;
     if (broker == NULL) {
         return sti_err_set(err, STI_E_NO_MEMORY, "broker: out of memory");
+    }
+    quota_init(&broker->quota, host);
+    int rc = quota_set(&broker->quota, &((const struct brk_conf *)conf)->quota, err);
+    if (rc != STI_OK) {
+        quota_fini(&broker->quota);
+        free(broker);
+        return rc;
     }
     broker->host = host;
     broker->conf = conf;
@@ -71,11 +56,38 @@ static void broker_destroy(void *self)
     brk_metrics_fini(broker);
     cat_fini(&broker->catalog);
     brk_disk_free(broker);
+    quota_fini(&broker->quota);
     pthread_cond_destroy(&broker->settled_cond);
     pthread_mutex_destroy(&broker->admin_mu);
     pthread_mutex_destroy(&broker->admit_mu);
     pthread_mutex_destroy(&broker->offline_mu);
     free(broker);
+}
+
+static void note_instance(void *arg, const struct sti_binding *binding)
+{
+    const char **name = arg;
+    *name = binding->name;
+}
+
+/* The auth plugin that broker.auth names. One that is there and is not named would not be asked:
+ * whoever wrote it into the configuration believes otherwise. */
+static int bind_auth(struct broker *broker, struct sti_err *err)
+{
+    const struct sti_host *host = broker->host;
+    const char *wanted = broker->conf->auth, *there = NULL;
+    if (wanted == NULL || wanted[0] == '\0') {
+        host->each(host->ctx, STI_AUTH_ID, note_instance, &there);
+        return there == NULL ? STI_OK
+                             : sti_err_set(err, STI_E_CONFIG,
+                                           "%s is an auth plugin, and broker.auth is not set: set "
+                                           "broker.auth = \"%s\", or remove the plugin",
+                                           there, there);
+    }
+    int rc = host->bind(host->ctx, STI_AUTH_ID, wanted, STI_AUTH_MAJOR, STI_AUTH_MINOR,
+                        &broker->auth, err);
+    broker->has_auth = rc == STI_OK;
+    return rc == STI_OK ? rc : sti_err_wrap(err, rc, "broker.auth = \"%s\"", wanted);
 }
 
 static int broker_bind(struct broker *broker, struct sti_err *err)
@@ -87,13 +99,7 @@ static int broker_bind(struct broker *broker, struct sti_err *err)
         rc = host->bind(host->ctx, STI_REPLICATION_ID, NULL, STI_REPLICATION_MAJOR,
                         STI_REPLICATION_MINOR, &broker->replication, err);
     }
-    if (rc == STI_OK) {
-        int found = host->bind(host->ctx, STI_AUTH_ID, NULL, STI_AUTH_MAJOR, STI_AUTH_MINOR,
-                               &broker->auth, err);
-        broker->has_auth = found == STI_OK;
-        rc = found == STI_E_NOT_FOUND ? STI_OK : found;
-    }
-    return rc;
+    return rc == STI_OK ? bind_auth(broker, err) : rc;
 }
 
 static int broker_start(void *self, struct sti_err *err)
@@ -119,6 +125,13 @@ static int broker_start(void *self, struct sti_err *err)
     brk_metrics_start(broker);
     atomic_store(&broker->state, BRK_SERVING);
     return STI_OK;
+}
+
+/* The quotas. Their rules point into `conf`, which stays. */
+static int broker_reload(void *self, const void *conf, struct sti_err *err)
+{
+    struct broker *broker = self;
+    return quota_set(&broker->quota, &((const struct brk_conf *)conf)->quota, err);
 }
 
 static int broker_drain(void *self, uint32_t deadline_ms, struct sti_err *err)
@@ -194,6 +207,9 @@ OPT_INT(metrics_topics_max, metrics_topics_max, "200", 0, 100000, NULL,
 OPT_INT(slow_request_ms, slow_request_ms, "1000", 0, 3600000, "ms",
         "A produce or fetch call that takes as long, waiting for records left out, is logged as "
         "slow_request with the time of each of its stages; 0: none.");
+OPT_INT(inflight_share_percent, inflight_share_percent, "100", 0, 10000, "%",
+        "Of what is still free of inflight_bytes_max one connection may hold so much beside; 100 "
+        "lets a lonely connection have half of it, and two a third each. 0: no limit.");
 OPT_INT(produce_timeout_ms, produce_timeout_ms, "30000", 1, 3600000, "ms",
         "How long a produce call without a timeout of its own waits for its acks.");
 OPT_INT(fetch_bytes_max, fetch_bytes_max, "55M", 1024, 1 << 30, "bytes",
@@ -252,7 +268,41 @@ static const struct sti_option opt_storage = {
     .max = SET_STORAGE_MAX,
     .help = "Default of the topic setting storage: the instance that keeps new topics."};
 
-static const struct sti_option *const options[] = {&opt_default_partitions,
+static const struct sti_option opt_auth = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "auth",
+    .type = STI_OPT_STRING,
+    .offset = AT(auth),
+    .max = 64,
+    .help = "Instance of the auth plugin that is asked who a caller is and what it may do; without "
+            "it everybody may do everything."};
+static const struct sti_option opt_quotas = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "quotas",
+    .type = STI_OPT_TABLE,
+    .offset = AT(quota.rules),
+    .flags = STI_OPT_RELOADABLE,
+    .nested = quota_rule_options,
+    .nested_size = sizeof(struct quota_rule),
+    .help = "How much a client id or a principal may produce, fetch and ask; beyond it its calls "
+            "get THROTTLED with a time to wait."};
+static const struct sti_option opt_quota_window_ms = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "quota_window_ms",
+    .type = STI_OPT_INT,
+    .offset = AT(quota.window_ms),
+    .def = "1000",
+    .min = 1,
+    .max = 3600000,
+    .unit = "ms",
+    .flags = STI_OPT_RELOADABLE,
+    .help = "A client that was idle may use at once what its quotas give in so long."};
+OPT_INT(quota_entities_max, quota.entities_max, "10000", 64, 10000000, NULL,
+        "Client ids, and as many principals, whose use is tracked; beyond it the one idle for "
+        "longest is forgotten.");
+
+static const struct sti_option *const options[] = {&opt_auth,
+                                                   &opt_default_partitions,
                                                    &opt_default_replication,
                                                    &opt_disk_check_interval_ms,
                                                    &opt_disk_refuse_bytes,
@@ -266,6 +316,7 @@ static const struct sti_option *const options[] = {&opt_default_partitions,
                                                    &opt_flush_policy,
                                                    &opt_index_interval_bytes,
                                                    &opt_inflight_bytes_max,
+                                                   &opt_inflight_share_percent,
                                                    &opt_max_message_bytes,
                                                    &opt_metrics_topics_max,
                                                    &opt_min_insync_replicas,
@@ -274,6 +325,9 @@ static const struct sti_option *const options[] = {&opt_default_partitions,
                                                    &opt_partitions_max,
                                                    &opt_partitions_per_topic_max,
                                                    &opt_produce_timeout_ms,
+                                                   &opt_quota_entities_max,
+                                                   &opt_quota_window_ms,
+                                                   &opt_quotas,
                                                    &opt_reopen_max_ms,
                                                    &opt_reopen_min_ms,
                                                    &opt_retention_bytes,
@@ -305,6 +359,7 @@ static const struct sti_broker vtable = {
     .find_leader = brk_find_leader,
     .admit = brk_admit,
     .await_topic = brk_await_topic,
+    .authenticate = brk_authenticate,
 };
 static const struct sti_iface *const provides[] = {&vtable.iface, NULL};
 
@@ -329,6 +384,7 @@ static const struct sti_lifecycle life = {
     .struct_size = sizeof(struct sti_lifecycle),
     .create = broker_create,
     .start = broker_start,
+    .reload = broker_reload,
     .drain = broker_drain,
     .stop = broker_stop,
     .destroy = broker_destroy,

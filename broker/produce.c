@@ -9,10 +9,9 @@
  * the submission itself, so that the call cannot be answered while rows are still being queued;
  * `refs` keeps the block for the timer's task, which may run late.
  *
- * Admission. Bytes of a call count from here until its answer. Beyond broker.inflight_bytes_max a
- * call is answered THROTTLED, in every row and without looking at it, except that a single call is
- * always taken when nothing else is in flight: a limit below one message must not be a dead end. A
- * disk that fills puts off or refuses its own rows only (diskspace.c).
+ * Putting off. A call that the quotas of its client (quota.c) or the bytes under way (admission.c)
+ * do not allow now is answered THROTTLED, in every row and without looking at it. A disk that fills
+ * puts off or refuses its own rows only (diskspace.c).
  *
  * Chains (broker.h). A row that is not appended is noted in its chain before it is answered, here
  * or under part->mu while it is queued; a row that its chain refuses never gets into a queue, or is
@@ -22,57 +21,6 @@
 #include <string.h>
 
 #include "broker/internal.h"
-
-/* ---- admission ----------------------------------------------------------------------------- */
-
-static bool admission_enter(struct broker *broker, uint64_t bytes)
-{
-    uint64_t limit = (uint64_t)broker->conf->inflight_bytes_max;
-    uint64_t now = atomic_load_explicit(&broker->inflight_bytes, memory_order_relaxed);
-    do {
-        if (now > 0 && (bytes > limit || now > limit - bytes)) {
-            return false;
-        }
-    } while (!atomic_compare_exchange_weak(&broker->inflight_bytes, &now, now + bytes));
-    sti_metric_add(broker->metrics.inflight_bytes, bytes);
-    return true;
-}
-
-static void admission_leave(struct broker *broker, uint64_t bytes)
-{
-    atomic_fetch_sub(&broker->inflight_bytes, bytes);
-    sti_metric_sub(broker->metrics.inflight_bytes, bytes);
-    pthread_mutex_lock(&broker->admit_mu);
-    struct sti_admit *admit = broker->admit_head;
-    broker->admit_head = broker->admit_tail = NULL;
-    pthread_mutex_unlock(&broker->admit_mu);
-    while (admit != NULL) {
-        struct sti_admit *next = admit->next;
-        admit->resume(admit);
-        admit = next;
-    }
-}
-
-int brk_admit(void *self, struct sti_admit *admit)
-{
-    struct broker *broker = self;
-    uint64_t limit = (uint64_t)broker->conf->inflight_bytes_max;
-    int rc = STI_OK;
-    pthread_mutex_lock(&broker->admit_mu);
-    uint64_t now = atomic_load(&broker->inflight_bytes);
-    if (now > 0 && (admit->bytes > limit || now > limit - admit->bytes)) {
-        admit->next = NULL;
-        if (broker->admit_tail != NULL) {
-            broker->admit_tail->next = admit;
-        } else {
-            broker->admit_head = admit;
-        }
-        broker->admit_tail = admit;
-        rc = STI_E_THROTTLED;
-    }
-    pthread_mutex_unlock(&broker->admit_mu);
-    return rc;
-}
 
 /* ---- the order of streams ------------------------------------------------------------------ */
 
@@ -156,7 +104,7 @@ static void produce_settle(struct brk_produce *p)
     struct sti_produce *call = p->call;
     uint64_t bytes = p->bytes;
     /* Before the answer: once its last call is answered, the broker may be stopped and gone. */
-    admission_leave(broker, bytes);
+    brk_admission_leave(broker, call->request, bytes);
     call->done(call);
     produce_unref(p);
 }
@@ -184,6 +132,15 @@ void brk_produce_row_done(struct brk_produce_row *row, int status, const struct 
     produce_settle(p);
 }
 
+/* Until when a call waits for its acks: as long as it says, and while there is somebody to answer.
+ */
+static uint64_t produce_due_us(const struct brk_produce *p)
+{
+    uint64_t due = p->started_us + (uint64_t)p->call->timeout_ms * 1000u;
+    uint64_t deadline = brk_deadline_us(p->call->request);
+    return due < deadline ? due : deadline;
+}
+
 /* The acks did not come in time: take out what storage does not hold. A row that storage works on
  * is answered by storage. */
 static void timer_run(struct sti_task *task)
@@ -197,8 +154,9 @@ static void timer_run(struct sti_task *task)
          */
         if (part != NULL && brk_partition_withdraw(part, row)) {
             sti_err_set(&err, STI_E_TIMED_OUT,
-                        "%s-%d: not acknowledged within %u ms; the records may be stored",
-                        part->topic, part->index, p->call->timeout_ms);
+                        "%s-%d: not acknowledged within %llu ms; the records may be stored",
+                        part->topic, part->index,
+                        (unsigned long long)(produce_due_us(p) - p->started_us) / 1000u);
             brk_produce_row_done(row, STI_E_TIMED_OUT, &err);
         }
     }
@@ -309,7 +267,8 @@ static int row_submit(struct brk_produce *p, struct brk_produce_row *row, struct
 
 /* ---- the call ------------------------------------------------------------------------------ */
 
-static struct brk_produce *produce_new(struct broker *broker, struct sti_produce *call)
+static struct brk_produce *produce_new(struct broker *broker, struct sti_produce *call,
+                                       uint64_t now_us)
 {
     size_t slices = 0;
     for (uint32_t i = 0; i < call->row_count; i++) {
@@ -326,7 +285,7 @@ static struct brk_produce *produce_new(struct broker *broker, struct sti_produce
     atomic_init(&p->pending, call->row_count + 1);
     atomic_init(&p->refs, 1);
     p->timer.task.run = timer_run;
-    p->started_us = sti_now_us(broker->host);
+    p->started_us = now_us;
     p->slices = (struct sti_slice *)(void *)((char *)p->rows + rows_len);
     uint32_t first = 0;
     for (uint32_t i = 0; i < call->row_count; i++) {
@@ -341,50 +300,84 @@ static struct brk_produce *produce_new(struct broker *broker, struct sti_produce
 }
 
 /* Answer every row alike, without an object. */
-static void produce_refuse(struct broker *broker, struct sti_produce *call, int status,
-                           const char *why)
+static void produce_put_off(struct broker *broker, struct sti_produce *call, const char *why,
+                            uint32_t retry_after_ms)
 {
     for (uint32_t i = 0; i < call->row_count; i++) {
         struct sti_produce_row *row = call->rows[i];
         chain_fail(row);
-        row->status =
-            sti_err_set(&row->err, status, "%.80s-%d: %s", row->topic, row->partition, why);
-        row->retry_after_ms = BRK_RETRY_AFTER_MS;
+        row->status = sti_err_set(&row->err, STI_E_THROTTLED, "%.80s-%d: %s", row->topic,
+                                  row->partition, why);
+        row->retry_after_ms = retry_after_ms;
         sti_metric_add(broker->metrics.produce_rows_failed, 1);
     }
     call->done(call);
+}
+
+/* May so many bytes come in now? @return false: the call was answered */
+static bool produce_admit(struct broker *broker, struct brk_produce *p, struct sti_err *err)
+{
+    const struct sti_request *request = p->call->request;
+    struct quota_refusal refusal;
+    const char *why = brk_admission_enter(broker, request, p->bytes);
+    uint32_t retry_after_ms = BRK_RETRY_AFTER_MS;
+    if (why == NULL && quota_active(&broker->quota, QUOTA_PRODUCE_BYTES) &&
+        !quota_take(&broker->quota, request, QUOTA_PRODUCE_BYTES, p->bytes, p->started_us,
+                    &refusal)) {
+        brk_admission_leave(broker, request, p->bytes);
+        (void)brk_quota_refused(broker, request, &refusal, err);
+        why = err->msg;
+        retry_after_ms = refusal.retry_after_ms;
+    }
+    if (why != NULL) {
+        struct sti_produce *call = p->call;
+        free(p);
+        produce_put_off(broker, call, why, retry_after_ms);
+    }
+    return why == NULL;
+}
+
+static int produce_check(const struct sti_produce *call, struct sti_err *err)
+{
+    if (call->row_count == 0 || call->acks < STI_ACKS_NONE || call->acks > STI_ACKS_QUORUM) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT,
+                           call->row_count == 0 ? "produce: no partitions"
+                                                : "produce: acks %d, expected 0 to 2",
+                           call->acks);
+    }
+    return STI_OK;
 }
 
 int brk_produce(void *self, struct sti_produce *call, struct sti_err *err)
 {
     struct broker *broker = self;
     const struct sti_host *host = broker->host;
-    int rc = brk_serving(broker, err);
+    uint64_t now = sti_now_us(host);
+    uint32_t retry_after_ms;
+    struct sti_err own;
+    err = err == NULL ? &own : err;
+    int rc = produce_check(call, err);
+    if (rc == STI_OK) {
+        rc = brk_enter(broker, call->request, now, &retry_after_ms, err);
+    }
+    for (uint32_t i = 0; i < call->row_count; i++) {
+        row_clear(call->rows[i]);
+    }
+    if (rc == STI_E_THROTTLED) {
+        produce_put_off(broker, call, err->msg, retry_after_ms);
+        return STI_OK;
+    }
     if (rc != STI_OK) {
         chains_fail(call);
         return rc;
     }
-    if (call->row_count == 0 || call->acks < STI_ACKS_NONE || call->acks > STI_ACKS_QUORUM) {
-        chains_fail(call);
-        return sti_err_set(err, STI_E_INVALID_ARGUMENT,
-                           call->row_count == 0 ? "produce: no partitions"
-                                                : "produce: acks %d, expected 0 to 2",
-                           call->acks);
-    }
     sti_metric_add(broker->metrics.produce_requests, 1);
-    for (uint32_t i = 0; i < call->row_count; i++) {
-        row_clear(call->rows[i]);
-    }
-    struct brk_produce *p = produce_new(broker, call);
+    struct brk_produce *p = produce_new(broker, call, now);
     if (p == NULL) {
         chains_fail(call);
         return sti_err_set(err, STI_E_NO_MEMORY, "produce: out of memory");
     }
-    if (!admission_enter(broker, p->bytes)) {
-        free(p);
-        sti_metric_add(broker->metrics.produce_throttled, 1);
-        produce_refuse(broker, call, STI_E_THROTTLED,
-                       "the node holds as many bytes in flight as inflight_bytes_max allows");
+    if (!produce_admit(broker, p, err)) {
         return STI_OK;
     }
     if (call->timeout_ms == 0) {
@@ -402,7 +395,7 @@ int brk_produce(void *self, struct sti_produce *call, struct sti_err *err)
     if (atomic_load(&p->pending) > 1) {
         atomic_fetch_add(&p->refs, 1); /* the timer's */
         p->timer_armed = true;
-        host->timer_arm(host->ctx, &p->timer, p->started_us + (uint64_t)call->timeout_ms * 1000u);
+        host->timer_arm(host->ctx, &p->timer, produce_due_us(p));
     }
     produce_settle(p);
     return STI_OK;

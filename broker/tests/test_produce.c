@@ -268,7 +268,9 @@ static void test_throttled(void **state)
     flag_wait(&a.resumed, 1);
     produce_fini(&first);
     assert_int_equal(fix->vt->admit(fix->self, &a.admit), STI_OK);
-    assert_int_equal(test_host_metric(fix->th, "streamit_produce_throttled_total", NULL), 1);
+    assert_int_equal(
+        test_host_metric(fix->th, "streamit_produce_throttled_total", "limit=\"inflight_bytes\""),
+        1);
     assert_int_equal(fs_check_dense(fix->fs, "t", 0), 1);
 }
 

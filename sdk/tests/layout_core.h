@@ -83,7 +83,7 @@ LAYOUT_FIELD(sti_option, nested_size, 88, 8);
 
 /* ---- request.h */
 
-LAYOUT_SIZE(sti_request, 72);
+LAYOUT_SIZE(sti_request, 80);
 LAYOUT_FIELD(sti_request, struct_size, 0, 4);
 LAYOUT_FIELD(sti_request, flags, 4, 4);
 LAYOUT_FIELD(sti_request, principal, 8, 8);
@@ -94,6 +94,7 @@ LAYOUT_FIELD(sti_request, trace_id, 40, 8);
 LAYOUT_FIELD(sti_request, connection, 48, 8);
 LAYOUT_FIELD(sti_request, received_us, 56, 8);
 LAYOUT_FIELD(sti_request, deadline_us, 64, 8);
+LAYOUT_FIELD(sti_request, retry_after_ms, 72, 8);
 
 /* ---- plugin.h */
 

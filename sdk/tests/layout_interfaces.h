@@ -164,7 +164,7 @@ LAYOUT_VALUE(STI_CONFIG_DEFAULT, 0);
 LAYOUT_VALUE(STI_CONFIG_NODE, 1);
 LAYOUT_VALUE(STI_CONFIG_TOPIC, 2);
 LAYOUT_VALUE(STI_BROKER_MAJOR, 0);
-LAYOUT_VALUE(STI_BROKER_MINOR, 3);
+LAYOUT_VALUE(STI_BROKER_MINOR, 4);
 LAYOUT_VALUE(STI_TOPIC_NAME_MAX, 249);
 LAYOUT_VALUE(STI_FETCH_SLICES_MAX, 16);
 LAYOUT_VALUE(STI_FETCH_MEMORY, 1);
@@ -229,7 +229,7 @@ LAYOUT_FIELD(sti_fetch_row, bytes, 88, 8);
 LAYOUT_FIELD(sti_fetch_row, slices, 96, 640);
 LAYOUT_FIELD(sti_fetch_row, err, 736, 256);
 LAYOUT_FIELD(sti_fetch_row, last_epoch, 992, 4);
-LAYOUT_FIELD(sti_fetch_row, reserved, 996, 4);
+LAYOUT_FIELD(sti_fetch_row, retry_after_ms, 996, 4);
 
 LAYOUT_SIZE(sti_fetch, 80);
 LAYOUT_FIELD(sti_fetch, struct_size, 0, 4);
@@ -246,7 +246,7 @@ LAYOUT_FIELD(sti_fetch, done, 48, 8);
 LAYOUT_FIELD(sti_fetch, user, 56, 8);
 LAYOUT_FIELD(sti_fetch, state, 64, 16);
 
-LAYOUT_SIZE(sti_list_offsets_row, 320);
+LAYOUT_SIZE(sti_list_offsets_row, 328);
 LAYOUT_FIELD(sti_list_offsets_row, struct_size, 0, 4);
 LAYOUT_FIELD(sti_list_offsets_row, partition, 4, 4);
 LAYOUT_FIELD(sti_list_offsets_row, topic, 8, 8);
@@ -257,6 +257,8 @@ LAYOUT_FIELD(sti_list_offsets_row, leader_epoch, 44, 4);
 LAYOUT_FIELD(sti_list_offsets_row, offset, 48, 8);
 LAYOUT_FIELD(sti_list_offsets_row, found_ms, 56, 8);
 LAYOUT_FIELD(sti_list_offsets_row, err, 64, 256);
+LAYOUT_FIELD(sti_list_offsets_row, retry_after_ms, 320, 4);
+LAYOUT_FIELD(sti_list_offsets_row, reserved, 324, 4);
 
 LAYOUT_SIZE(sti_list_offsets, 56);
 LAYOUT_FIELD(sti_list_offsets, struct_size, 0, 4);
@@ -342,7 +344,7 @@ LAYOUT_FIELD(sti_admit, next, 0, 8);
 LAYOUT_FIELD(sti_admit, bytes, 8, 8);
 LAYOUT_FIELD(sti_admit, resume, 16, 8);
 
-LAYOUT_SIZE(sti_broker, 120);
+LAYOUT_SIZE(sti_broker, 128);
 LAYOUT_FIELD(sti_broker, iface, 0, 24);
 LAYOUT_FIELD(sti_broker, produce, 24, 8);
 LAYOUT_FIELD(sti_broker, fetch, 32, 8);
@@ -356,6 +358,7 @@ LAYOUT_FIELD(sti_broker, describe_topic, 88, 8);
 LAYOUT_FIELD(sti_broker, find_leader, 96, 8);
 LAYOUT_FIELD(sti_broker, admit, 104, 8);
 LAYOUT_FIELD(sti_broker, await_topic, 112, 8);
+LAYOUT_FIELD(sti_broker, authenticate, 120, 8);
 
 /* ---- metadata.h */
 
@@ -494,14 +497,18 @@ LAYOUT_VALUE(STI_OP_ALTER, 5);
 LAYOUT_VALUE(STI_OP_DESCRIBE, 6);
 LAYOUT_VALUE(STI_OP_CLUSTER_ACTION, 7);
 LAYOUT_VALUE(STI_AUTH_MAJOR, 0);
-LAYOUT_VALUE(STI_AUTH_MINOR, 1);
+LAYOUT_VALUE(STI_AUTH_MINOR, 2);
+LAYOUT_VALUE(STI_PRINCIPAL_MAX, 255);
 
-LAYOUT_SIZE(sti_credentials, 32);
+LAYOUT_SIZE(sti_credentials, 56);
 LAYOUT_FIELD(sti_credentials, struct_size, 0, 4);
 LAYOUT_FIELD(sti_credentials, secret_len, 4, 4);
 LAYOUT_FIELD(sti_credentials, mechanism, 8, 8);
 LAYOUT_FIELD(sti_credentials, identity, 16, 8);
 LAYOUT_FIELD(sti_credentials, secret, 24, 8);
+LAYOUT_FIELD(sti_credentials, peer, 32, 8);
+LAYOUT_FIELD(sti_credentials, listener, 40, 8);
+LAYOUT_FIELD(sti_credentials, connection, 48, 8);
 
 LAYOUT_SIZE(sti_auth, 40);
 LAYOUT_FIELD(sti_auth, iface, 0, 24);

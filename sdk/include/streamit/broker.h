@@ -15,9 +15,19 @@
  * produce calls. Answers may complete in any order; a wire that promises response order keeps it
  * itself.
  *
- * Backpressure. The broker takes bytes up to a limit (broker.inflight_bytes_max). A produce call
- * beyond it is answered with THROTTLED and retry_after_ms in every row. A transport that can stop
- * reading asks first with `admit`.
+ * Backpressure. The broker takes bytes up to a limit (broker.inflight_bytes_max), and of one
+ * connection at most a part of what is still free. A produce call beyond it is answered with
+ * THROTTLED and retry_after_ms in every row. A transport that can stop reading asks first with
+ * `admit`.
+ *
+ * Quotas. Bytes in, bytes out and calls of a client id and of a principal may have limits
+ * (broker.quotas). A call beyond one is answered with THROTTLED and with the time after which it
+ * will be taken: in every row where a call has rows, else as the call's own error, with the time in
+ * request->retry_after_ms. Nobody is put off by silence.
+ *
+ * Rights. Who asks is found with `authenticate`, once a call or once a connection, as the wire has
+ * it; what they may do the broker asks itself (auth.h). A row that may not be touched is answered
+ * with PERMISSION_DENIED, which names operation and resource.
  *
  * Visibility. Fetch never returns a record at or above the high watermark. With flush.policy=commit
  * neither does it return one that a power cut could take back.
@@ -33,6 +43,7 @@
 #ifndef STREAMIT_BROKER_H
 #define STREAMIT_BROKER_H
 
+#include "streamit/auth.h"
 #include "streamit/plugin.h"
 #include "streamit/request.h"
 #include "streamit/slice.h"
@@ -43,7 +54,7 @@ extern "C" {
 
 #define STI_BROKER_ID    "streamit.broker"
 #define STI_BROKER_MAJOR 0
-#define STI_BROKER_MINOR 3
+#define STI_BROKER_MINOR 4
 
 #define STI_TOPIC_NAME_MAX 249u
 
@@ -165,7 +176,8 @@ struct sti_fetch_row {
     int32_t last_epoch; /* of the batch that the caller read before `offset`, or -1: when the log
                            has begun anew since (see current_leader_epoch), the row is answered
                            with OFFSET_OUT_OF_RANGE, also if the offset is there again */
-    int32_t reserved;
+    /* since 0.4 */
+    uint32_t retry_after_ms; /* result: with THROTTLED, UNAVAILABLE; else 0 */
 };
 
 struct sti_fetch {
@@ -215,6 +227,9 @@ struct sti_list_offsets_row {
     int64_t offset;   /* -1: none found */
     int64_t found_ms; /* its timestamp; -1: none, or with STI_OFFSET_* */
     struct sti_err err;
+    /* since 0.4 */
+    uint32_t retry_after_ms; /* with THROTTLED, UNAVAILABLE; else 0 */
+    uint32_t reserved;
 };
 
 struct sti_list_offsets {
@@ -384,6 +399,14 @@ struct sti_broker {
      * once. What describe_topic says after it holds offsets.
      * @return STI_OK; STI_E_NO_MEMORY, STI_E_UNAVAILABLE: done never runs */
     int (*await_topic)(void *self, struct sti_await *call, struct sti_err *err);
+
+    /* Since minor 4. Who is it? Writes the principal that request contexts of this caller bear to
+     * `principal`, which has room for principal_max bytes (STI_PRINCIPAL_MAX + 1 hold any). From
+     * memory, without blocking. Without an auth plugin everybody is STI_PRINCIPAL_ANONYMOUS,
+     * whatever they say, and the credentials are not looked at.
+     * @return STI_OK, STI_E_UNAUTHENTICATED, STI_E_UNSUPPORTED (mechanism) */
+    int (*authenticate)(void *self, const struct sti_credentials *credentials, char *principal,
+                        size_t principal_max, struct sti_err *err);
 };
 
 /* The vtable behind a binding. */

@@ -7,6 +7,7 @@
 #ifndef STREAMIT_REQUEST_H
 #define STREAMIT_REQUEST_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -25,8 +26,18 @@ struct sti_request {
     uint64_t connection;   /* unique per connection while the node runs; appends of one connection
                               keep their order */
     uint64_t received_us;  /* STI_CLOCK_MONOTONIC */
-    uint64_t deadline_us;  /* STI_CLOCK_MONOTONIC; UINT64_MAX: none */
+    uint64_t deadline_us;  /* STI_CLOCK_MONOTONIC; UINT64_MAX or 0: none. A call that is made after
+                              it is answered with TIMED_OUT and has no effect */
+    /* since broker 0.4 */
+    uint32_t *retry_after_ms; /* the caller's, 0 before the call: when a broker refuses the whole
+                                 call with THROTTLED or UNAVAILABLE it says here after how long to
+                                 try again. NULL: nobody asks */
 };
+
+/* Does a request hold what was added after its first version? */
+#define STI_REQUEST_HAS(request, field)                                                            \
+    ((request)->struct_size >=                                                                     \
+     offsetof(struct sti_request, field) + sizeof(((struct sti_request *)0)->field))
 
 #ifdef __cplusplus
 }
