@@ -20,11 +20,15 @@ if [ $# -eq 0 ]; then
 fi
 
 wanted=
+services=
 for purpose in "$@"; do
     found=
-    while read -r kind package _; do
+    while read -r kind package mark; do
         if [ "$kind" = "$purpose" ]; then
             found="$found $package"
+            if [ "$mark" = no-service ]; then
+                services="$services $package "
+            fi
         fi
     done < "$here/packages.txt"
     if [ -z "$found" ]; then
@@ -76,6 +80,29 @@ if [ "$(id -u)" -ne 0 ]; then
     as_root=sudo
 fi
 
+# Services of packages that are installed now: kept from starting by Debian's own switch, and switched off afterwards.
+policy=/usr/sbin/policy-rc.d
+policy_made=no
+new_services=
+for package in $missing; do
+    case $services in
+    *" $package "*) new_services="$new_services $package" ;;
+    esac
+done
+forget_policy()
+{
+    if [ "$policy_made" = yes ]; then
+        $as_root rm -f "$policy"
+    fi
+}
+if [ -n "$new_services" ] && [ ! -e "$policy" ]; then
+    policy_made=yes
+    trap forget_policy EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" > /dev/null
+    $as_root chmod 755 "$policy"
+fi
+
 # /dev/null as input and a noninteractive front end: no package may stop to ask.
 install_missing()
 {
@@ -90,3 +117,11 @@ if ! find /var/lib/apt/lists -name '*Packages*' 2> /dev/null | grep -q . || ! in
     $as_root apt-get update < /dev/null
     install_missing
 fi
+for service in $new_services; do
+    if command -v systemctl > /dev/null; then
+        $as_root systemctl disable "$service.service" > /dev/null 2>&1 || true
+    fi
+    if command -v update-rc.d > /dev/null; then
+        $as_root update-rc.d "$service" disable > /dev/null 2>&1 || true
+    fi
+done
