@@ -74,7 +74,7 @@ struct brk_metrics {
     struct sti_metric *fetch_requests, *fetch_bytes, *fetch_rows_failed;
     struct sti_metric *inflight_bytes, *acks_waiting, *fetches_parked;
     struct sti_metric *topics, *partitions, *partitions_offline, *trimmed_segments, *reopened;
-    struct sti_metric *partitions_opening;
+    struct sti_metric *partitions_opening, *memory;
     struct sti_histogram *produce_us, *fetch_us;
     struct brk_stages stages;
 };

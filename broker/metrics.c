@@ -80,6 +80,8 @@ void brk_metrics_register(struct broker *broker)
                                     "Time from a produce call to its answer");
     m->fetch_us = host->histogram(host->ctx, "streamit_fetch_seconds", NULL,
                                   "Time from a fetch call to its answer, waiting included");
+    m->memory = metric(broker, gauge, "streamit_broker_memory_bytes", NULL,
+                       "Memory held for topics and partitions");
     brk_stages_register(&m->stages, host);
 }
 
@@ -187,7 +189,14 @@ static void collect_topics(struct broker *broker, struct brk_topic **topics, int
         topic_add(row, topics[i]);
     }
     rows_tell(rows, count, visitor, arg);
+    uint64_t partitions = 0;
+    for (size_t i = 0; i < count; i++) {
+        partitions += rows[i].partitions;
+    }
     free(rows);
+    sti_metric_set(broker->metrics.memory,
+                   sizeof *broker + (uint64_t)topic_count * sizeof(struct brk_topic) +
+                       partitions * (sizeof(struct brk_partition) + sizeof(void *)));
 }
 
 static void collect(struct sti_collector *collector, const struct sti_metrics_visitor *visitor,

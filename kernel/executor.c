@@ -8,7 +8,10 @@
 #include <string.h>
 #include <time.h>
 
-enum { STRAND_BURST = 64 }; /* tasks of one strand before others get their turn */
+enum {
+    STRAND_BURST = 64, /* tasks of one strand before others get their turn */
+    PROBE_EVERY = 32   /* one in so many tasks is measured                 */
+};
 
 struct krn_executor {
     pthread_mutex_t mu; /* queue, threads */
@@ -19,6 +22,9 @@ struct krn_executor {
     bool stopping;
     pthread_t *threads;
     _Atomic uint64_t tasks_run;
+    struct sti_histogram *wait_us, *run_us; /* of tasks that are measured; constant */
+    const struct sti_task *probe;           /* the one on the queue that is: @locks mu */
+    uint64_t probe_us, posts;               /* since when; @locks mu */
 
     pthread_mutex_t timer_mu; /* heap; never taken together with mu */
     pthread_cond_t timer_wake;
@@ -52,6 +58,14 @@ uint64_t krn_clock_us(int clock_id)
 
 /* ---- pool ---------------------------------------------------------------------------------- */
 
+static void run_measured(struct krn_executor *ex, struct sti_task *task, uint64_t posted_us)
+{
+    uint64_t begin_us = krn_clock_us(STI_CLOCK_MONOTONIC);
+    sti_histogram_record(ex->wait_us, begin_us - posted_us);
+    task->run(task);
+    sti_histogram_record(ex->run_us, krn_clock_us(STI_CLOCK_MONOTONIC) - begin_us);
+}
+
 static void *worker_main(void *arg)
 {
     struct krn_executor *ex = arg;
@@ -71,9 +85,15 @@ static void *worker_main(void *arg)
             ex->tail = NULL;
         }
         ex->queued--;
+        uint64_t posted_us = task == ex->probe ? ex->probe_us : 0;
+        ex->probe = task == ex->probe ? NULL : ex->probe;
         pthread_mutex_unlock(&ex->mu);
         atomic_fetch_add_explicit(&ex->tasks_run, 1, memory_order_relaxed);
-        task->run(task);
+        if (posted_us == 0) {
+            task->run(task);
+        } else {
+            run_measured(ex, task, posted_us);
+        }
         pthread_mutex_lock(&ex->mu);
     }
     pthread_mutex_unlock(&ex->mu);
@@ -123,6 +143,13 @@ int krn_executor_new(struct krn_executor **out, uint32_t threads_max, struct sti
     return STI_OK;
 }
 
+void krn_executor_measure(struct krn_executor *ex, struct sti_histogram *wait_us,
+                          struct sti_histogram *run_us)
+{
+    ex->wait_us = wait_us;
+    ex->run_us = run_us;
+}
+
 void krn_executor_free(struct krn_executor *ex)
 {
     if (ex == NULL) {
@@ -164,6 +191,10 @@ void krn_executor_post(struct krn_executor *ex, struct sti_task *task)
     }
     ex->tail = task;
     ex->queued++;
+    if (ex->wait_us != NULL && ex->posts++ % PROBE_EVERY == 0 && ex->probe == NULL) {
+        ex->probe = task;
+        ex->probe_us = krn_clock_us(STI_CLOCK_MONOTONIC);
+    }
     if (ex->idle > 0) {
         pthread_cond_signal(&ex->work);
     }

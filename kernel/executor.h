@@ -30,6 +30,12 @@ struct krn_executor_stats {
     uint64_t timers;       /* armed */
 };
 
+/* Measure one in PROBE_EVERY tasks that are posted to the queue, a strand with all that has gathered
+ * on it counting as one: how long it waits for a thread, and how long it runs, in microseconds.
+ * Before anything is posted. */
+void krn_executor_measure(struct krn_executor *executor, struct sti_histogram *wait_us,
+                          struct sti_histogram *run_us);
+
 /* @param threads_max  1..1024; one thread starts at once. @return STI_OK, STI_E_NO_MEMORY,
  * STI_E_RESOURCE_EXHAUSTED */
 int krn_executor_new(struct krn_executor **out, uint32_t threads_max, struct sti_err *err);

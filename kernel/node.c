@@ -300,7 +300,17 @@ static int prepare(struct krn_node *node, struct sti_err *err)
     if (node->services.metrics == NULL) {
         return sti_err_set(err, STI_E_NO_MEMORY, "kernel: out of memory");
     }
-    return krn_executor_new(&node->services.executor, (uint32_t)threads, err);
+    int status = krn_executor_new(&node->services.executor, (uint32_t)threads, err);
+    if (status == STI_OK) {
+        struct krn_metrics *m = node->services.metrics;
+        krn_executor_measure(
+            node->services.executor,
+            krn_metrics_histogram(m, "streamit_executor_wait_seconds", NULL,
+                                  "Time that a task waits for a thread; one in 32 is measured."),
+            krn_metrics_histogram(m, "streamit_executor_run_seconds", NULL,
+                                  "Time that a task runs; one in 32 is measured."));
+    }
+    return status;
 }
 
 int krn_node_check(struct krn_node *node, struct sti_err *err)

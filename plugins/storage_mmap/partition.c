@@ -136,42 +136,6 @@ void smm_state(struct sti_storage_partition *part, struct sti_storage_state *out
     *out = state;
 }
 
-void smm_usage(struct sti_storage_partition *part, struct sti_storage_usage *out)
-{
-    struct sti_storage_usage usage = {.struct_size = sizeof usage};
-    pthread_mutex_lock(&part->mu);
-    usage.bytes = part->bytes;
-    usage.memory_bytes =
-        sizeof *part + strlen(part->name) + 1 + 2 * sizeof(struct smm_job) +
-        part->seg_capacity * sizeof(*part->segs) + part->seg_count * sizeof(struct smm_segment) +
-        part->index.capacity * SMM_INDEX_ENTRY + part->index.time_capacity * SMM_TIME_ENTRY;
-    for (uint32_t i = 0; i < part->seg_count; i++) {
-        const struct smm_file *file = part->segs[i]->file;
-        if (file != NULL) {
-            usage.open_files += file->index_fd >= 0 ? 2 : 1;
-            usage.maps += atomic_load(&file->map) != NULL ? 1 : 0;
-            usage.memory_bytes += sizeof *file;
-        }
-    }
-    pthread_mutex_unlock(&part->mu);
-    int fd = smm_part_dir(part);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-    struct dirent *entry;
-    while (dir != NULL && (entry = readdir(dir)) != NULL) {
-        struct stat st;
-        if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-            S_ISREG(st.st_mode)) {
-            usage.disk_bytes += (uint64_t)st.st_blocks * 512u;
-        }
-    }
-    if (dir != NULL) {
-        (void)closedir(dir);
-    } else if (fd >= 0) {
-        (void)close(fd);
-    }
-    *out = usage;
-}
-
 /* ---- open ---------------------------------------------------------------------------------- */
 
 static void part_free(struct sti_storage_partition *part)

@@ -146,6 +146,12 @@ static void make_metrics(struct smm_store *store)
          "Batches that were bad at the scrub's first look and sound at the second."},
         {&m->scrub_progress, STI_METRIC_GAUGE, "streamit_storage_scrub_progress_timestamp_seconds",
          "When the scrub last did something, seconds since 1970."},
+        {&m->log_bytes, STI_METRIC_GAUGE, "streamit_storage_log_bytes",
+         "Bytes of log, without indexes, of the partitions that are open."},
+        {&m->segments, STI_METRIC_GAUGE, "streamit_storage_segments",
+         "Segments of the partitions that are open."},
+        {&m->memory_bytes, STI_METRIC_GAUGE, "streamit_storage_memory_bytes",
+         "Memory held for partitions, maps of files left out."},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         *rows[i].out = host->metric(host->ctx, rows[i].type, rows[i].name, labels, rows[i].help);
@@ -175,13 +181,23 @@ static int create(const struct sti_host *host, const void *conf, void **self, st
 
 static int start(void *self, struct sti_err *err)
 {
-    make_metrics(self);
-    return smm_store_start(self, err);
+    struct smm_store *store = self;
+    make_metrics(store);
+    int rc = smm_store_start(store, err);
+    if (rc == STI_OK && STI_HAS(store->host, collector_add)) {
+        store->collector.collect = smm_collect;
+        store->host->collector_add(store->host->ctx, &store->collector);
+    }
+    return rc;
 }
 
 static int stop(void *self, uint32_t deadline_ms, struct sti_err *err)
 {
-    return smm_store_stop(self, deadline_ms, err);
+    struct smm_store *store = self;
+    if (STI_HAS(store->host, collector_remove)) {
+        store->host->collector_remove(store->host->ctx, &store->collector);
+    }
+    return smm_store_stop(store, deadline_ms, err);
 }
 
 static void destroy(void *self)

@@ -52,7 +52,7 @@ struct smm_metrics {
     struct sti_metric *appended_bytes, *appends, *rolls, *syncs, *sync_errors, *open_files, *maps,
         *recovered_bytes, *truncated_bytes, *index_rebuilds, *poisoned, *damaged, *disk_full,
         *held_files, *read_bytes, *slice_bytes, *scrub_bytes, *scrub_passes, *scrub_damaged,
-        *scrub_indexes, *scrub_differs, *scrub_progress;
+        *scrub_indexes, *scrub_differs, *scrub_progress, *log_bytes, *memory_bytes, *segments;
     struct sti_histogram *sync_us;
 };
 
@@ -73,6 +73,7 @@ struct smm_store {
     const struct sti_host *host;
     const struct smm_conf *conf;
     struct smm_metrics metrics;
+    struct sti_collector collector;
     int dir_fd;                     /* <data_dir>/<instance>, -1 before start */
     _Atomic bool no_fallocate;      /* the file system cannot reserve */
     char boot_id[37];               /* of this boot of the machine, "" when unknown */
@@ -243,6 +244,8 @@ int smm_configure(struct sti_storage_partition *part, const struct sti_storage_s
                   struct sti_err *err);
 void smm_state(struct sti_storage_partition *part, struct sti_storage_state *out);
 void smm_usage(struct sti_storage_partition *part, struct sti_storage_usage *out);
+void smm_collect(struct sti_collector *collector, const struct sti_metrics_visitor *visitor,
+                 void *arg);
 void smm_poison(struct sti_storage_partition *part, const struct sti_err *err);
 int smm_name_format(char *out, size_t len, const struct sti_partition_id *id, struct sti_err *err);
 int smm_part_dir(const struct sti_storage_partition *part);
