@@ -37,20 +37,34 @@ static bool share_allows(const struct broker *broker, uint64_t own, uint64_t byt
     return own == 0 || percent == 0 || own + bytes <= free_after / 100 * percent + percent;
 }
 
+/* May so many bytes be added to `now` in flight, of which `own` are the connection's?
+ * @return NULL: yes; or the metric of the limit that says no */
+static struct sti_metric *const *limit_reached(struct broker *broker, uint64_t now, uint64_t own,
+                                               uint64_t bytes)
+{
+    uint64_t limit = (uint64_t)broker->conf->inflight_bytes_max;
+    if (now == 0) {
+        return NULL;
+    }
+    if (bytes > limit || now > limit - bytes) {
+        return &broker->metrics.throttled_node;
+    }
+    return share_allows(broker, own, bytes, limit - now - bytes) ? NULL
+                                                                 : &broker->metrics.throttled_share;
+}
+
 const char *brk_admission_enter(struct broker *broker, const struct sti_request *request,
                                 uint64_t bytes)
 {
-    uint64_t limit = (uint64_t)broker->conf->inflight_bytes_max;
     uint64_t own = share_of(broker, request);
     uint64_t now = atomic_load_explicit(&broker->inflight_bytes, memory_order_relaxed);
     do {
-        if (now > 0 && (bytes > limit || now > limit - bytes)) {
-            sti_metric_add(broker->metrics.throttled_node, 1);
-            return "the node holds as many bytes in flight as inflight_bytes_max allows";
-        }
-        if (now > 0 && !share_allows(broker, own, bytes, limit - now - bytes)) {
-            sti_metric_add(broker->metrics.throttled_share, 1);
-            return "the connection has its share of inflight_bytes_max in flight";
+        struct sti_metric *const *reached = limit_reached(broker, now, own, bytes);
+        if (reached != NULL) {
+            sti_metric_add(*reached, 1);
+            return reached == &broker->metrics.throttled_node
+                       ? "the node holds as many bytes in flight as inflight_bytes_max allows"
+                       : "the connection has its share of inflight_bytes_max in flight";
         }
     } while (!atomic_compare_exchange_weak(&broker->inflight_bytes, &now, now + bytes));
     for (int row = 0; row < BRK_SHARE_ROWS; row++) {
@@ -81,11 +95,11 @@ void brk_admission_leave(struct broker *broker, const struct sti_request *reques
 int brk_admit(void *self, struct sti_admit *admit)
 {
     struct broker *broker = self;
-    uint64_t limit = (uint64_t)broker->conf->inflight_bytes_max;
     int rc = STI_OK;
     pthread_mutex_lock(&broker->admit_mu);
     uint64_t now = atomic_load(&broker->inflight_bytes);
-    if (now > 0 && (admit->bytes > limit || now > limit - admit->bytes)) {
+    uint64_t own = admit->request == NULL ? 0 : share_of(broker, admit->request);
+    if (limit_reached(broker, now, own, admit->bytes) != NULL) {
         admit->next = NULL;
         if (broker->admit_tail != NULL) {
             broker->admit_tail->next = admit;

@@ -87,7 +87,9 @@ int brk_authenticate(void *self, const struct sti_credentials *credentials, char
 {
     struct broker *broker = self;
     if (!broker->has_auth) {
-        (void)snprintf(principal, principal_max, "%s", STI_PRINCIPAL_ANONYMOUS);
+        size_t len = sizeof STI_PRINCIPAL_ANONYMOUS;
+        memcpy(principal, STI_PRINCIPAL_ANONYMOUS, len < principal_max ? len : principal_max);
+        principal[principal_max - 1] = '\0';
         return STI_OK;
     }
     principal[0] = '\0';

@@ -353,7 +353,7 @@ int brk_produce(void *self, struct sti_produce *call, struct sti_err *err)
     struct broker *broker = self;
     const struct sti_host *host = broker->host;
     uint64_t now = sti_now_us(host);
-    uint32_t retry_after_ms;
+    uint32_t retry_after_ms = 0;
     struct sti_err own;
     err = err == NULL ? &own : err;
     int rc = produce_check(call, err);

@@ -137,6 +137,14 @@ static int one(struct fixture *fix, struct produce_call *p, const struct sti_req
     return p->rows[0].status;
 }
 
+static atomic_int resumed;
+
+static void resume(struct sti_admit *admit)
+{
+    (void)admit;
+    atomic_fetch_add(&resumed, 1);
+}
+
 static void test_flood_leaves_room(void **state)
 {
     enum { LEN = 1000, ROOM = 40, FLOODS = 3 };
@@ -166,6 +174,11 @@ static void test_flood_leaves_room(void **state)
     assert_in_range(each[0], ROOM / 2 - 3, ROOM / 2);
     assert_in_range(each[1], ROOM / 4 - 3, ROOM / 4 + 1); /* of what the first has left */
     assert_true(each[2] >= 2);
+    struct sti_admit full = {.bytes = LEN, .resume = resume, .request = &floods[0]};
+    struct sti_admit room = {.bytes = LEN, .resume = resume, .request = &other};
+    resumed = 0;
+    assert_int_equal(fix->vt->admit(fix->self, &full), STI_E_THROTTLED);
+    assert_int_equal(fix->vt->admit(fix->self, &room), STI_OK);
     assert_int_equal(one(fix, &polite, &other, LEN), STI_OK); /* in the midst of three floods */
     assert_int_equal(one(fix, &refused, &floods[0], LEN), STI_E_THROTTLED);
     produce_fini(&refused);
@@ -177,6 +190,7 @@ static void test_flood_leaves_room(void **state)
     }
     produce_wait(&polite);
     produce_fini(&polite);
+    assert_int_equal(atomic_load(&resumed), 1);
     assert_int_equal(test_host_metric(fix->th, "streamit_produce_inflight_bytes", NULL), 0);
     assert_int_equal(
         test_host_metric(fix->th, "streamit_produce_throttled_total", "limit=\"share\""), 4);

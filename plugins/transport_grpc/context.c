@@ -1,14 +1,16 @@
 /* context.c -- the request context: client, trace, peer, connection, deadline, from gRPC metadata.
  *
  * All strings are copied into the call, cut to their maximum, and hold printable ASCII only: they
- * end up in logs. A trace id is taken from `x-trace-id`, else from the second part of a W3C
- * `traceparent`. The connection is a hash of the peer's address and port, which no other open
- * connection of this listener has.
+ * end up in logs. Credentials are the token of an `authorization: Bearer` header; the broker says
+ * whose they are, before a method is run. A trace id is taken from `x-trace-id`, else from the
+ * second part of a W3C `traceparent`. The connection is a hash of the peer's address and port,
+ * which no other open connection of this listener has.
  */
 #include <grpc/slice.h>
 #include <grpc/support/alloc.h>
 #include <grpc/support/time.h>
 #include <string.h>
+#include <strings.h>
 
 #include "transport.h"
 
@@ -51,6 +53,9 @@ static void read_metadata(struct tgr_rpc *rpc)
             explicit_trace = true;
         } else if (!explicit_trace && grpc_slice_str_cmp(md->key, "traceparent") == 0) {
             copy_traceparent(rpc->trace_id, sizeof rpc->trace_id, value, len);
+        } else if (grpc_slice_str_cmp(md->key, "authorization") == 0) {
+            rpc->authorization = value;
+            rpc->authorization_len = len;
         }
     }
 }
@@ -107,15 +112,37 @@ void tgr_context_fill(struct tgr_rpc *rpc)
     read_metadata(rpc);
     read_peer(rpc);
     rpc->request = (struct sti_request){.struct_size = sizeof rpc->request,
-                                        .principal = "User:anonymous",
+                                        .principal = rpc->principal,
                                         .client_id = rpc->client_id,
                                         .peer = rpc->peer,
                                         .listener = host->instance,
                                         .trace_id = rpc->trace_id,
                                         .connection = hash(rpc->peer) ^ hash(host->instance),
-                                        .received_us = sti_now_us(host)};
+                                        .received_us = sti_now_us(host),
+                                        .retry_after_ms = &rpc->retry_after_ms};
     rpc->request.deadline_us =
         rpc->method == TGR_UNKNOWN ? UINT64_MAX : deadline_us(rpc, rpc->request.received_us);
+}
+
+int tgr_context_authenticate(struct tgr_rpc *rpc, struct sti_err *err)
+{
+    static const char scheme[] = "Bearer ";
+    const struct sti_broker *broker = tgr_broker(rpc->t);
+    size_t scheme_len = sizeof scheme - 1, len = rpc->authorization_len;
+    struct sti_credentials from = {.struct_size = sizeof from,
+                                   .mechanism = rpc->authorization == NULL ? "none" : "unknown",
+                                   .identity = "",
+                                   .peer = rpc->request.peer,
+                                   .listener = rpc->request.listener,
+                                   .connection = rpc->request.connection};
+    if (len >= scheme_len &&
+        strncasecmp((const char *)rpc->authorization, scheme, scheme_len) == 0) {
+        from.mechanism = "bearer";
+        from.secret = rpc->authorization + scheme_len;
+        from.secret_len = (uint32_t)(len - scheme_len);
+    }
+    return broker->authenticate(rpc->t->broker.self, &from, rpc->principal, sizeof rpc->principal,
+                                err);
 }
 
 struct tgr_shard *tgr_shard_of(struct tgr_rpc *rpc)

@@ -74,6 +74,7 @@ static bool result_fill(struct tgr_rpc *rpc, struct sti_fetch_row *row,
     row->slice_count = 0;
     out->high_watermark = -1;
     out->error = tgr_error_new(&rpc->arena, row->status, &row->err);
+    tgr_error_retry(out->error, row->retry_after_ms);
     if (out->error != NULL && row->status == STI_E_NOT_LEADER) {
         char *hint =
             tgr_leader_hint(rpc, &rpc->arena, row->topic, row->partition, row->leader_hint);

@@ -80,7 +80,7 @@ static bool result_fill(struct tgr_rpc *rpc, struct tgr_arena *arena,
     if (out->error == NULL) {
         return false;
     }
-    out->error->retry_after_ms = row->retry_after_ms;
+    tgr_error_retry(out->error, row->retry_after_ms);
     out->error->bytes_needed = row->bytes_needed;
     if (row->status == STI_E_NOT_LEADER) {
         char *hint = tgr_leader_hint(rpc, arena, row->topic, row->partition, row->leader_hint);

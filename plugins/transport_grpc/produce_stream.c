@@ -482,6 +482,7 @@ static bool advance(struct stream *stream, struct item *item, bool on_executor)
     }
     stream->admit.bytes = tgr_produce_bytes(&item->produce->call);
     stream->admit.resume = on_room;
+    stream->admit.request = &item->request;
     stream->current = item; /* on_room may come before admit returns */
     if (tgr_broker(t)->admit(t->broker.self, &stream->admit) != STI_OK) {
         return false;

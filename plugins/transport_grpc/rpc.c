@@ -144,6 +144,7 @@ static bool error_trailer(struct tgr_rpc *rpc, int code, const struct sti_err *e
     if (error == NULL) {
         return false;
     }
+    tgr_error_retry(error, rpc->retry_after_ms);
     out->key = grpc_slice_from_static_string("streamit-error-bin");
     out->value = grpc_slice_malloc(streamit__v1__error__get_packed_size(error));
     (void)streamit__v1__error__pack(error, GRPC_SLICE_START_PTR(out->value));

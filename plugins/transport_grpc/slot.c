@@ -100,12 +100,16 @@ static bool admitted(struct tgr_rpc *rpc)
     struct tgr_transport *t = rpc->t;
     struct sti_err err;
     int code = STI_OK;
+    sti_err_clear(&err);
     if (tgr_methods[rpc->method].broker && atomic_load(&t->draining)) {
         code = sti_err_set(&err, STI_E_UNAVAILABLE, "node %d is shutting down",
                            (int)t->host->node->node_id);
     } else if ((int64_t)atomic_load(&t->active) > t->conf->calls_in_flight_max) {
         code = sti_err_set(&err, STI_E_THROTTLED, "%lld calls are under way, the maximum",
                            (long long)t->conf->calls_in_flight_max);
+    }
+    if (code == STI_OK && tgr_methods[rpc->method].broker) {
+        code = tgr_context_authenticate(rpc, &err);
     }
     if (code == STI_OK) {
         return true;

@@ -89,7 +89,16 @@ Streamit__V1__Error *tgr_error_new(struct tgr_arena *arena, int code, const stru
     out->retriable = (traits & STI_TRAIT_RETRIABLE) != 0;
     out->refresh = (traits & STI_TRAIT_REFRESH) != 0;
     out->outcome_unknown = (traits & STI_TRAIT_INDEFINITE) != 0;
+    bool later = code == STI_E_THROTTLED || code == STI_E_UNAVAILABLE;
+    out->retry_after_ms = later ? TGR_RETRY_AFTER_MS : 0;
     return out;
+}
+
+void tgr_error_retry(Streamit__V1__Error *error, uint32_t retry_after_ms)
+{
+    if (error != NULL && retry_after_ms > 0) {
+        error->retry_after_ms = retry_after_ms;
+    }
 }
 
 void tgr_error_text(char *out, size_t out_max, int code, const struct sti_err *err)

@@ -31,6 +31,7 @@ static void on_offsets(struct sti_list_offsets *call)
         if (row->status != STI_OK) {
             results[i].error = tgr_error_new(&rpc->arena, row->status, &row->err);
             complete = results[i].error != NULL;
+            tgr_error_retry(results[i].error, row->retry_after_ms);
         }
         response.partitions[i] = &results[i];
     }
@@ -174,6 +175,7 @@ static bool change_failed(struct tgr_rpc *rpc, const struct sti_topic_change *ch
     if (change->status == STI_OK) {
         return false;
     }
+    rpc->retry_after_ms = change->retry_after_ms;
     tgr_rpc_finish(rpc, NULL, change->status, &change->err);
     return true;
 }

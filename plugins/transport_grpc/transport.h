@@ -156,6 +156,9 @@ struct tgr_rpc {
     int cancelled; /* gRPC's, valid after tag_close or tag_done */
     bool active;   /* a call, no longer a slot */
     struct sti_request request;
+    uint32_t retry_after_ms;      /* of the call's own error: the broker's word through `request` */
+    const uint8_t *authorization; /* the header, borrowed from `metadata`; NULL: none */
+    size_t authorization_len;
     struct tgr_arena arena;
 
     /* Recursive: fetch_cancel runs under it, and may run `done` on the same thread. Guards what
@@ -171,6 +174,7 @@ struct tgr_rpc {
     struct tgr_rpc *lane_next;             /* the shard's lock */
     void *state;                           /* the handler's, in the arena */
 
+    char principal[STI_PRINCIPAL_MAX + 1];
     char client_id[TGR_CLIENT_ID_MAX + 1];
     char trace_id[TGR_TRACE_ID_MAX + 1];
     char peer[TGR_PEER_MAX + 1];
@@ -228,6 +232,8 @@ int tgr_spans(struct tgr_arena *arena, grpc_byte_buffer *buffer, struct sti_slic
 
 /* ---- context.c: who asks ---- */
 void tgr_context_fill(struct tgr_rpc *rpc);
+/* Find out the principal. @return STI_OK, STI_E_UNAUTHENTICATED, STI_E_UNSUPPORTED */
+int tgr_context_authenticate(struct tgr_rpc *rpc, struct sti_err *err);
 struct tgr_shard *tgr_shard_of(struct tgr_rpc *rpc);
 
 /* ---- park.c: calls that stay, so that drain and stop find them ---- */

@@ -339,10 +339,11 @@ LAYOUT_FIELD(sti_await, topic, 16, 8);
 LAYOUT_FIELD(sti_await, done, 24, 8);
 LAYOUT_FIELD(sti_await, user, 32, 8);
 
-LAYOUT_SIZE(sti_admit, 24);
+LAYOUT_SIZE(sti_admit, 32);
 LAYOUT_FIELD(sti_admit, next, 0, 8);
 LAYOUT_FIELD(sti_admit, bytes, 8, 8);
 LAYOUT_FIELD(sti_admit, resume, 16, 8);
+LAYOUT_FIELD(sti_admit, request, 24, 8);
 
 LAYOUT_SIZE(sti_broker, 128);
 LAYOUT_FIELD(sti_broker, iface, 0, 24);

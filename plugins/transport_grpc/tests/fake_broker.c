@@ -136,6 +136,9 @@ static uint64_t fetch_row(struct fake_broker *fb, struct sti_fetch_row *row)
     if (strcmp(row->topic, "not-leader") == 0) {
         row->status = sti_err_set(&row->err, STI_E_NOT_LEADER, "node 2 leads");
         row->leader_hint = 2;
+    } else if (strcmp(row->topic, "throttled") == 0) {
+        row->status = STI_E_THROTTLED;
+        row->retry_after_ms = 8;
     }
     if (part == NULL || row->status != STI_OK) {
         return 0;
@@ -396,6 +399,10 @@ static int fake_list_offsets(void *self, struct sti_list_offsets *call, struct s
             row->offset = row->timestamp_ms == STI_OFFSET_EARLIEST ? 0 : (int64_t)part->count;
             row->leader_epoch = 3;
         }
+        if (strcmp(row->topic, "throttled") == 0) {
+            row->status = STI_E_THROTTLED;
+            row->retry_after_ms = 9;
+        }
     }
     pthread_mutex_unlock(&fb->mu);
     call->done(call);
@@ -560,7 +567,10 @@ static int fake_find_leader(void *self, const struct sti_request *request, const
 {
     struct fake_broker *fb = self;
     int status;
-    (void)request;
+    if (strcmp(topic, "throttled") == 0) {
+        *request->retry_after_ms = 10;
+        return sti_err_set(err, STI_E_THROTTLED, "%s is over its quota", request->principal);
+    }
     if (strcmp(topic, "not-leader") == 0) {
         out->node_id = 2;
         out->host = "other.example";
@@ -583,6 +593,23 @@ static int fake_admit(void *self, struct sti_admit *admit)
     return STI_OK;
 }
 
+/* A token is the name of who bears it, but for "bad". */
+static int fake_authenticate(void *self, const struct sti_credentials *from, char *principal,
+                             size_t principal_max, struct sti_err *err)
+{
+    (void)self;
+    if (strcmp(from->mechanism, "unknown") == 0) {
+        return sti_err_set(err, STI_E_UNSUPPORTED, "mechanism %s", from->mechanism);
+    }
+    bool token = strcmp(from->mechanism, "bearer") == 0;
+    if (token && from->secret_len == 3 && memcmp(from->secret, "bad", 3) == 0) {
+        return sti_err_set(err, STI_E_UNAUTHENTICATED, "the token of %s is bad", from->peer);
+    }
+    snprintf(principal, principal_max, "User:%.*s", token ? (int)from->secret_len : 9,
+             token ? (const char *)from->secret : "anonymous");
+    return STI_OK;
+}
+
 static const struct sti_broker fake_vtable = {.iface = {.struct_size = sizeof fake_vtable,
                                                         .major = STI_BROKER_MAJOR,
                                                         .minor = STI_BROKER_MINOR,
@@ -597,7 +624,8 @@ static const struct sti_broker fake_vtable = {.iface = {.struct_size = sizeof fa
                                               .list_topics = fake_list,
                                               .describe_topic = fake_describe,
                                               .find_leader = fake_find_leader,
-                                              .admit = fake_admit};
+                                              .admit = fake_admit,
+                                              .authenticate = fake_authenticate};
 
 const struct sti_iface *fake_broker_iface(void)
 {

@@ -121,6 +121,26 @@ class Records(Server):
         self.assertEqual(failure.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
         self.assertEqual(error.code, pb.RESOURCE_EXHAUSTED)
 
+    def test_who_asks(self):
+        find = pb.FindLeaderRequest(topic="throttled")
+        bearer = lambda text: [("authorization", text)]  # noqa: E731
+        for header, principal in [(None, "User:anonymous"), ("Bearer alice", "User:alice"), ("bearer bob", "User:bob")]:
+            failure, error = self.failure(self.api.FindLeader, find, metadata=header and bearer(header))
+            self.assertEqual(failure.details(), "THROTTLED: %s is over its quota" % principal)
+            self.assertEqual(error.retry_after_ms, 10)
+        for header, code in [("Bearer bad", grpc.StatusCode.UNAUTHENTICATED), ("Basic eDp5", grpc.StatusCode.UNIMPLEMENTED)]:
+            for call, request in [(self.api.FindLeader, find), (self.api.Produce, pb.ProduceRequest())]:
+                failure, error = self.failure(call, request, metadata=bearer(header))
+                self.assertEqual(failure.code(), code)
+                self.assertEqual(error.retry_after_ms, 0)
+        self.assertIn("the token of 127.0.0.1:", self.failure(self.api.FindLeader, find, metadata=bearer("Bearer bad"))[0].details())
+
+    def test_retry_after(self):
+        fetched = self.api.Fetch(pb.FetchRequest(partitions=[pb.FetchPartition(topic="throttled")]), timeout=10)
+        self.assertEqual((fetched.partitions[0].error.code, fetched.partitions[0].error.retry_after_ms), (pb.THROTTLED, 8))
+        listed = self.api.ListOffsets(pb.ListOffsetsRequest(partitions=[pb.ListOffsetsPartition(topic="throttled")]), timeout=10)
+        self.assertEqual((listed.partitions[0].error.code, listed.partitions[0].error.retry_after_ms), (pb.THROTTLED, 9))
+
     def test_errors(self):
         result = self.produce("not-leader", b"x")
         self.assertEqual(result.error.code, pb.NOT_LEADER)

@@ -77,6 +77,12 @@ static void test_own_sentence(void **state)
     tgr_error_text(text, sizeof text, STI_E_UNAVAILABLE, &err);
     assert_string_equal(text, "UNAVAILABLE: node 3 drains");
     Streamit__V1__Error *error = tgr_error_new(&arena, STI_E_UNAVAILABLE, &err);
+    assert_int_equal(error->retry_after_ms, TGR_RETRY_AFTER_MS);
+    tgr_error_retry(error, 0);
+    assert_int_equal(error->retry_after_ms, TGR_RETRY_AFTER_MS);
+    tgr_error_retry(error, 7);
+    assert_int_equal(error->retry_after_ms, 7);
+    tgr_error_retry(NULL, 7);
     assert_string_equal(error->message, "node 3 drains");
     assert_true(error->outcome_unknown);
     /* An error object that speaks of something else is not quoted. */

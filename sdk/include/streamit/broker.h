@@ -340,6 +340,8 @@ struct sti_admit {
     struct sti_admit *next; /* the broker's */
     uint64_t bytes;
     void (*resume)(struct sti_admit *admit); /* there may be room now: ask again */
+    /* since 0.4 */
+    const struct sti_request *request; /* whose connection has a share; valid until admit returns */
 };
 
 /* ---- the vtable */
