@@ -57,6 +57,19 @@ void fuzz_folder_remove(const char *path);
 /* A new folder in memory, where there is such a file system; it goes with the process. */
 const char *fuzz_root(void);
 
+/* ---- world.c */
+
+#define FUZZ_BOOT_ID "11111111-1111-1111-1111-111111111111"
+
+/* A new world for an instance of that name; the one before has been left. One at a time.
+ * @param turns  how work that was posted runs between the calls: 0 all of it, else some of it, by
+ * chance drawn from this number, and now and then time passes to the next timer */
+const struct sti_host *fuzz_world(const char *instance, uint8_t turns);
+/* Between two calls: give what was posted its turn. */
+void fuzz_turn(void);
+/* Run all that was posted. */
+void fuzz_settle(void);
+
 /* ---- plugin.c */
 
 /* Fill the plugin's configuration with its defaults; an array of int64_t. */

@@ -10,7 +10,6 @@
 #include "fuzz.h"
 #include "streamit/command_log.h"
 #include "streamit/metadata.h"
-#include "test_host.h"
 
 extern const struct sti_plugin sti_plugin;
 
@@ -26,7 +25,6 @@ static const char *const names[] = {"log-00000000000000000000",
                                     "notes.txt",
                                     NULL};
 
-static struct test_host *th;
 static char folder[256];
 static int64_t conf[64];
 
@@ -118,7 +116,7 @@ static int life(bool write)
     void *self;
     last = 0;
     sti_err_clear(&err);
-    FUZZ_EXPECT(sti_plugin.life->create(test_host_for(th, sti_plugin.name), conf, &self, &err) ==
+    FUZZ_EXPECT(sti_plugin.life->create(fuzz_world(sti_plugin.name, 0), conf, &self, &err) ==
                 STI_OK);
     FUZZ_EXPECT(sti_plugin.life->start(self, &err) == STI_OK);
     int rc = api->open(self, &fsm, NULL, &err);
@@ -128,6 +126,7 @@ static int life(bool write)
         propose(api, self);
     }
     FUZZ_EXPECT(sti_plugin.life->stop(self, 5000, &err) == STI_OK);
+    fuzz_settle();
     sti_plugin.life->destroy(self);
     return rc;
 }
@@ -172,8 +171,7 @@ static void seal_snapshot(struct fuzz_file *file, uint64_t index)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct fuzz_file files[FUZZ_FILES_MAX];
-    if (th == NULL) {
-        th = test_host_new(fuzz_root(), 2);
+    if (folder[0] == '\0') {
         fuzz_defaults(&sti_plugin, conf, sizeof conf / sizeof *conf);
         (void)snprintf(folder, sizeof folder, "%s/%s", fuzz_root(), sti_plugin.name);
     }

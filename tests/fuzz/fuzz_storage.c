@@ -2,9 +2,10 @@
  * lost, or refuses by name; it never ends the process, hangs, or leaks.
  *
  * The first byte sets: bit 0 flush policy commit, bit 1 the checksums of the logs are made right
- * first, bit 2 that of the recovery point too, bit 3 truncate in the end. What a partition then
- * says of itself must hold: its ends are in order, all that is not damaged can be read, a batch can
- * be appended, and a second open finds what the first left.
+ * first, bit 2 that of the recovery point too, bit 3 truncate in the end, the others when work runs
+ * that the engine has posted. What a partition then says of itself must hold: its ends are in
+ * order, all that is not damaged can be read, a batch can be appended, and a second open finds what
+ * the first left.
  */
 #include <pthread.h>
 #include <string.h>
@@ -13,7 +14,6 @@
 #include "fuzz.h"
 #include "streamit/log_files.h"
 #include "streamit/storage.h"
-#include "test_host.h"
 
 extern const struct sti_plugin sti_plugin;
 
@@ -262,6 +262,7 @@ static void use(struct sti_storage_partition *part, struct sti_storage_state *st
     FUZZ_EXPECT(state->log_start >= 0 && state->log_start <= state->written_end);
     FUZZ_EXPECT(state->synced_end <= state->written_end);
     read_all(part, state);
+    fuzz_turn();
     static const int64_t times[] = {INT64_MIN, 0, 1000, 1700000000000, INT64_MAX};
     for (size_t i = 0; i < sizeof times / sizeof *times; i++) {
         int rc = api->offset_for_time(part, times[i], &offset, &found, &err);
@@ -275,26 +276,39 @@ static void use(struct sti_storage_partition *part, struct sti_storage_state *st
             FUZZ_EXPECT((state->flags & STI_STORAGE_STATE_DAMAGED) != 0);
             return;
         }
+        fuzz_turn();
         struct sti_storage_sync sync = {.struct_size = sizeof sync, .done = sync_done};
         FUZZ_EXPECT(await(api->sync(part, &sync)) == STI_OK);
+        fuzz_turn();
         if ((how & 8) != 0) {
             take_back(part, state->written_end, (how & 2) != 0);
         }
     }
+    fuzz_turn();
     api->state(part, state);
 }
 
-static void start(void)
+/* ---- the engine ---------------------------------------------------------------------------- */
+
+static void start(uint8_t turns)
 {
     static int64_t conf[64];
     struct sti_err err;
-    struct test_host *th = test_host_new(fuzz_root(), 2);
+    const struct sti_host *host = fuzz_world(sti_plugin.name, turns);
     fuzz_defaults(&sti_plugin, conf, sizeof conf / sizeof *conf);
-    FUZZ_EXPECT(sti_plugin.life->create(test_host_for(th, sti_plugin.name), conf, &self, &err) ==
-                STI_OK);
+    FUZZ_EXPECT(sti_plugin.life->create(host, conf, &self, &err) == STI_OK);
     FUZZ_EXPECT(sti_plugin.life->start(self, &err) == STI_OK);
     api = (const struct sti_storage *)(const void *)sti_plugin.provides[0];
     (void)snprintf(folder, sizeof folder, "%s/%s/f-0", fuzz_root(), sti_plugin.name);
+}
+
+static void stop(void)
+{
+    struct sti_err err;
+    fuzz_settle();
+    FUZZ_EXPECT(sti_plugin.life->stop(self, 0, &err) == STI_OK);
+    fuzz_settle();
+    sti_plugin.life->destroy(self);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
@@ -303,10 +317,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct sti_storage_partition *part;
     struct sti_storage_state state, again;
     struct sti_err err;
-    if (api == NULL) {
-        start();
-    }
     uint8_t how = fuzz_byte(&data, &len);
+    start(how >> 4);
     size_t count = fuzz_files(&data, &len, names, files);
     for (size_t i = 0; i < count; i++) {
         int64_t base;
@@ -325,6 +337,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         use(part, &state, how);
         bool sound = (state.flags & STI_STORAGE_STATE_DAMAGED) == 0;
         FUZZ_EXPECT(api->close(part, &err) == STI_OK);
+        fuzz_turn();
         rc = open_part(how, &part, &again);
         FUZZ_EXPECT(rc == STI_OK || rc == STI_E_DATA_LOSS);
         /* What a read ran into may have been found to be damage as late as during the close. */
@@ -333,6 +346,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         FUZZ_EXPECT(!sound || again.log_start == state.log_start);
         FUZZ_EXPECT(api->close(part, &err) == STI_OK);
     }
+    stop();
     fuzz_folder_remove(folder);
     return 0;
 }
