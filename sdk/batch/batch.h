@@ -28,6 +28,10 @@
 #define BATCH_POS_RECORD_COUNT   57u
 #define BATCH_VARINT_LEN_MAX     10u
 
+/* How the checksum of bytes changes when others, of any content, follow: for a, a' of one length,
+ * crc(a' + b) = crc(a + b) ^ batch_crc_shift(crc(a) ^ crc(a'), length of b). */
+uint32_t batch_crc_shift(uint32_t difference, uint64_t len);
+
 static inline uint16_t batch_load16(const uint8_t *p)
 {
     uint16_t v;

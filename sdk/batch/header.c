@@ -73,6 +73,21 @@ void sti_batch_patch(uint8_t head[STI_BATCH_PATCH_LEN], int64_t base_offset, uin
     batch_store32(head + BATCH_POS_EPOCH, (uint32_t)leader_epoch);
 }
 
+void sti_batch_stamp(uint8_t rest[STI_BATCH_HEADER_LEN - STI_BATCH_PATCH_LEN], uint64_t total_len,
+                     int64_t timestamp_ms)
+{
+    enum { COVERED = STI_BATCH_HEADER_LEN - BATCH_POS_ATTRIBUTES };
+    uint8_t *covered = rest + (BATCH_POS_ATTRIBUTES - STI_BATCH_PATCH_LEN);
+    uint8_t *crc = rest + (BATCH_POS_CRC - STI_BATCH_PATCH_LEN);
+    uint32_t before = sti_crc32c(0, covered, COVERED);
+    uint16_t attributes = batch_load16(covered);
+    batch_store16(covered, (uint16_t)(attributes | STI_BATCH_LOG_APPEND_TIME));
+    batch_store64(rest + (BATCH_POS_MAX_TIMESTAMP - STI_BATCH_PATCH_LEN), (uint64_t)timestamp_ms);
+    uint32_t after = sti_crc32c(0, covered, COVERED);
+    batch_store32(crc, batch_load32(crc) ^
+                           batch_crc_shift(before ^ after, total_len - STI_BATCH_HEADER_LEN));
+}
+
 static const char *const codec_names[] = {"none", "gzip", "snappy", "lz4", "zstd"};
 
 #define CODEC_COUNT ((int)(sizeof codec_names / sizeof codec_names[0]))

@@ -292,6 +292,17 @@ int sti_offset_parse(const char *text, size_t len, int64_t *offset, size_t *pos,
     return verdict(rc, text, next, pos, "the file of an offset", err);
 }
 
+int sti_epochs_format(char *out, size_t size, const struct sti_epoch_entry *entries, uint32_t count)
+{
+    int n = snprintf(out, size, "0\n%" PRIu32 "\n", count);
+    for (uint32_t i = 0; i < count && n > 0 && (size_t)n < size; i++) {
+        int line = snprintf(out + n, size - (size_t)n, "%" PRId32 " %" PRId64 "\n",
+                            entries[i].epoch, entries[i].start_offset);
+        n = line < 0 ? line : n + line;
+    }
+    return n > 0 && (size_t)n < size ? n : STI_E_INVALID_ARGUMENT;
+}
+
 int sti_epochs_next(const char *text, size_t len, size_t *at, struct sti_epoch_entry *out,
                     struct sti_err *err)
 {

@@ -50,6 +50,45 @@ static void every_field_is_where_it_belongs(void **state)
     assert_int_equal(h.total_len, 0x08090a0b + 12);
 }
 
+/* A stamp leaves a batch that proves, whatever the length of its records; nothing else moves. */
+static void a_stamped_batch_proves(void **state)
+{
+    static const size_t lens[] = {0, 1, 7, 300, 65536, 1000003};
+    (void)state;
+    for (size_t i = 0; i < sizeof lens / sizeof *lens; i++) {
+        struct sti_batch_builder *builder = NULL;
+        const uint8_t *data = NULL;
+        size_t len = 0;
+        char *value = calloc(1, lens[i] + 1);
+        assert_non_null(value);
+        assert_int_equal(sti_batch_builder_new(&builder, STI_CODEC_NONE, 0, NULL), STI_OK);
+        assert_int_equal(
+            sti_batch_builder_append(builder, 5, "k", 1, value, lens[i], NULL, 0, NULL), STI_OK);
+        assert_int_equal(sti_batch_builder_finish(builder, &data, &len, NULL), STI_OK);
+        uint8_t *bytes = malloc(len), *before = malloc(len);
+        assert_true(bytes != NULL && before != NULL);
+        memcpy(bytes, data, len);
+        memcpy(before, data, len);
+        sti_batch_stamp(bytes + STI_BATCH_PATCH_LEN, len, INT64_C(1700000000123));
+        struct sti_slice slice = sti_slice_borrow(bytes, len);
+        struct sti_batch_header header;
+        struct sti_err err;
+        assert_int_equal(sti_batch_check(&slice, 1, STI_CHECK_CRC, len, &header, &err), STI_OK);
+        assert_int_equal(header.attributes, STI_BATCH_LOG_APPEND_TIME);
+        assert_true(header.max_timestamp == INT64_C(1700000000123));
+        assert_true(header.base_timestamp == 5);
+        assert_memory_equal(bytes, before, 17);
+        assert_memory_equal(bytes + 23, before + 23, 12);
+        assert_memory_equal(bytes + 43, before + 43, len - 43);
+        sti_batch_stamp(bytes + STI_BATCH_PATCH_LEN, len, INT64_C(1700000000124)); /* and again */
+        assert_int_equal(sti_batch_check(&slice, 1, STI_CHECK_CRC, len, &header, &err), STI_OK);
+        sti_batch_builder_free(builder);
+        free(before);
+        free(bytes);
+        free(value);
+    }
+}
+
 static void a_cut_header_waits(void **state)
 {
     struct sti_batch_header header;
@@ -150,9 +189,13 @@ static void codec_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_fields),      cmocka_unit_test(every_field_is_where_it_belongs),
-        cmocka_unit_test(a_cut_header_waits), cmocka_unit_test(refusals_name_the_field),
-        cmocka_unit_test(the_largest_offset), cmocka_unit_test(patch_leaves_the_checksum_right),
+        cmocka_unit_test(golden_fields),
+        cmocka_unit_test(every_field_is_where_it_belongs),
+        cmocka_unit_test(a_stamped_batch_proves),
+        cmocka_unit_test(a_cut_header_waits),
+        cmocka_unit_test(refusals_name_the_field),
+        cmocka_unit_test(the_largest_offset),
+        cmocka_unit_test(patch_leaves_the_checksum_right),
         cmocka_unit_test(codec_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -233,6 +233,29 @@ static int epochs_all(const char *text, size_t *at, struct sti_epoch_entry *last
     return rc;
 }
 
+/* What is formatted is parsed again, and too little room is said. */
+static void epochs_formatted(void **state)
+{
+    static const struct sti_epoch_entry entries[] = {
+        {.epoch = 0, .start_offset = 0}, {.epoch = INT32_MAX, .start_offset = INT64_MAX}};
+    static const char expected[] = "0\n2\n0 0\n2147483647 9223372036854775807\n";
+    struct sti_epoch_entry last;
+    char text[64];
+    size_t at;
+    int count;
+    (void)state;
+    assert_int_equal(sti_epochs_format(text, sizeof text, entries, 2), strlen(expected));
+    assert_string_equal(text, expected);
+    assert_int_equal(epochs_all(text, &at, &last, &count), STI_E_END);
+    assert_int_equal(count, 2);
+    assert_true(last.start_offset == INT64_MAX);
+    assert_int_equal(sti_epochs_format(text, sizeof text, NULL, 0), 4);
+    assert_string_equal(text, "0\n0\n");
+    for (size_t size = 0; size <= strlen(expected); size++) {
+        assert_int_equal(sti_epochs_format(text, size, entries, 2), STI_E_INVALID_ARGUMENT);
+    }
+}
+
 static void epochs(void **state)
 {
     struct sti_epoch_entry last = {0};
@@ -359,6 +382,7 @@ int main(void)
         cmocka_unit_test(recovery_points_signed_nonsense),
         cmocka_unit_test(offsets),
         cmocka_unit_test(epochs),
+        cmocka_unit_test(epochs_formatted),
         cmocka_unit_test(damage),
         cmocka_unit_test(index_entries),
     };

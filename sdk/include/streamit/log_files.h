@@ -183,16 +183,17 @@ STI_API int sti_offset_parse(const char *text, size_t len, int64_t *offset, size
 
 /* leader-epoch-checkpoint:  0
  *                           <count of lines that follow>
- *                           <epoch> <first offset>      one a line, both ascending
- *
- * Begin with *at = 0; each call gives one line and moves *at on.
- * @return STI_OK; STI_E_END after the last; STI_E_UNSUPPORTED; STI_E_DATA_LOSS with *at where it
- * stops making sense. Whether epochs and offsets ascend is the caller's to check. */
+ *                           <epoch> <first offset>      one a line, both ascending */
 struct sti_epoch_entry {
     int32_t epoch;
     uint32_t reserved;
     int64_t start_offset;
 };
+STI_API int sti_epochs_format(char *out, size_t size, const struct sti_epoch_entry *entries,
+                              uint32_t count);
+/* Begin with *at = 0; each call gives one line and moves *at on.
+ * @return STI_OK; STI_E_END after the last; STI_E_UNSUPPORTED; STI_E_DATA_LOSS with *at where it
+ * stops making sense. Whether epochs and offsets ascend is the caller's to check. */
 STI_API int sti_epochs_next(const char *text, size_t len, size_t *at, struct sti_epoch_entry *out,
                             struct sti_err *err);
 

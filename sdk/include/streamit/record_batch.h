@@ -145,6 +145,14 @@ STI_API int sti_batch_check(const struct sti_slice *slices, size_t count, uint32
 STI_API void sti_batch_patch(uint8_t head[STI_BATCH_PATCH_LEN], int64_t base_offset,
                              uint64_t total_len, int32_t leader_epoch);
 
+/* Stamp a batch with the time of its append, as Kafka does for LogAppendTime: attribute bit 3, the
+ * largest timestamp, and the checksum, which follows from the old one without a look at the
+ * records.
+ * @param rest       bytes 16-60 of a batch whose checksum holds
+ * @param total_len  of the whole batch, up to 2^31 */
+STI_API void sti_batch_stamp(uint8_t rest[STI_BATCH_HEADER_LEN - STI_BATCH_PATCH_LEN],
+                             uint64_t total_len, int64_t timestamp_ms);
+
 /* ---- reading */
 
 /* One record; all pointers are borrowed from the iterator's buffers until its next call or fini. */
