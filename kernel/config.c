@@ -25,7 +25,7 @@ struct krn_config {
     const char *path;
     struct set *sets;
     size_t set_count;
-    const char *const *builtins;
+    const char *const *builtins, *const *roots;
     config_setting_t *plugins; /* NULL: none */
 };
 
@@ -103,6 +103,16 @@ static int fill_strings(struct krn_config *config, apr_pool_t *pool, const struc
     return krn_option_store_strings(opt, where, strings, conf, err);
 }
 
+/* Tell a group of a list where it stands. */
+static void fill_places(const struct sti_option *const *table, const char *where, void *row)
+{
+    for (; *table != NULL; table++) {
+        if ((*table)->type == STI_OPT_PLACE) {
+            memcpy((char *)row + (*table)->offset, &where, sizeof where);
+        }
+    }
+}
+
 static int fill_rows(struct krn_config *config, apr_pool_t *pool, const struct sti_option *opt,
                      const char *path, config_setting_t *at, void *conf, struct sti_err *err)
 {
@@ -123,6 +133,7 @@ static int fill_rows(struct krn_config *config, apr_pool_t *pool, const struct s
             return wrong_type(pool, opt, place(config, pool, item, row_path), item, err);
         }
         void *row = apr_pcalloc(pool, opt->nested_size);
+        fill_places(opt->nested, place(config, pool, item, row_path), row);
         int status = fill_group(config, pool, row_path, item, opt->nested, false, row, err);
         if (status != STI_OK) {
             return status;
@@ -189,7 +200,7 @@ static int fill_value(struct krn_config *config, apr_pool_t *pool, const struct 
 static const struct sti_option *find_option(const struct sti_option *const *table, const char *key)
 {
     for (; table != NULL && *table != NULL; table++) {
-        if (strcmp((*table)->key, key) == 0) {
+        if ((*table)->type != STI_OPT_PLACE && strcmp((*table)->key, key) == 0) {
             return *table;
         }
     }
@@ -257,7 +268,12 @@ static int fill_group(struct krn_config *config, apr_pool_t *pool, const char *p
         config_setting_t *at = config_setting_get_elem(group, (unsigned)i);
         const struct sti_option *opt = find_option(table, at->name);
         const char *at_path = apr_pstrcat(pool, path, ".", at->name, NULL);
-        if (opt != NULL) {
+        if (opt != NULL && (opt->flags & STI_OPT_ROOT) != 0) {
+            status = sti_err_set(err, STI_E_CONFIG,
+                                 "%s: '%s' stands at the top of the file, beside the groups: move "
+                                 "it there",
+                                 place(config, pool, at, at_path), at->name);
+        } else if (opt != NULL) {
             status = fill_value(config, pool, opt, at_path, at, conf, err);
         } else if (!has_file || strcmp(at->name, file_key) != 0) {
             const char *what =
@@ -277,6 +293,24 @@ static int fill_group(struct krn_config *config, apr_pool_t *pool, const char *p
                                           : place(config, pool, group, path);
         return sti_err_set(err, STI_E_CONFIG, "%s: missing option '%s': expected %s, found nothing",
                            where, opt->key, krn_option_type_text(opt->type));
+    }
+    return status;
+}
+
+/* The options of a built-in that stand beside its group. */
+static int fill_roots(struct krn_config *config, apr_pool_t *pool,
+                      const struct sti_option *const *table, void *conf, struct sti_err *err)
+{
+    int status = STI_OK;
+    for (; status == STI_OK && table != NULL && *table != NULL; table++) {
+        const struct sti_option *opt = *table;
+        config_setting_t *at =
+            (opt->flags & STI_OPT_ROOT) == 0
+                ? NULL
+                : config_setting_get_member(config_root_setting(&config->cfg), opt->key);
+        if (at != NULL) {
+            status = fill_value(config, pool, opt, opt->key, at, conf, err);
+        }
     }
     return status;
 }
@@ -303,17 +337,26 @@ static int parse_sets(struct krn_config *config, const char *const *sets, size_t
     return STI_OK;
 }
 
-static const char **top_words(const struct krn_config *config)
+static size_t word_count(const char *const *words)
 {
     size_t count = 0;
-    while (config->builtins != NULL && config->builtins[count] != NULL) {
+    while (words != NULL && words[count] != NULL) {
         count++;
     }
-    const char **words = apr_pcalloc(config->pool, (count + 3) * sizeof *words);
+    return count;
+}
+
+static const char **top_words(const struct krn_config *config)
+{
+    size_t count = word_count(config->builtins), root_count = word_count(config->roots);
+    const char **words = apr_pcalloc(config->pool, (count + root_count + 3) * sizeof *words);
     words[0] = "node";
     words[1] = "plugins";
     for (size_t i = 0; i < count; i++) {
         words[i + 2] = config->builtins[i];
+    }
+    for (size_t i = 0; i < root_count; i++) {
+        words[count + 2 + i] = config->roots[i];
     }
     return words;
 }
@@ -339,7 +382,8 @@ static int check_top(struct krn_config *config, struct sti_err *err)
             const char *what = apr_psprintf(config->pool, "group '%s'", at->name);
             return unknown_key(where, what, krn_option_suggest(at->name, words), err);
         }
-        if (!config_setting_is_group(at)) {
+        bool is_root = config->roots != NULL && is_word(at->name, config->roots);
+        if (!is_root && !config_setting_is_group(at)) {
             return sti_err_set(err, STI_E_CONFIG, "%s: expected a group, found %s", where,
                                found_text(config->pool, NULL, at));
         }
@@ -368,13 +412,15 @@ static apr_status_t destroy_cfg(void *arg)
 }
 
 int krn_config_read(apr_pool_t *pool, const char *path, const char *const *sets, size_t set_count,
-                    const char *const *builtins, struct krn_config **out, struct sti_err *err)
+                    const char *const *builtins, const char *const *roots, struct krn_config **out,
+                    struct sti_err *err)
 {
     *out = NULL;
     struct krn_config *config = apr_pcalloc(pool, sizeof *config);
     config->pool = pool;
     config->path = apr_pstrdup(pool, path);
     config->builtins = builtins;
+    config->roots = roots;
     int status = krn_configtext_read(pool, path, &config->text, err);
     if (status != STI_OK) {
         return status;
@@ -449,11 +495,25 @@ int krn_config_section(struct krn_config *config, apr_pool_t *pool, const char *
     }
     void *filled = table == NULL || *table == NULL ? NULL : apr_pcalloc(pool, conf_size);
     int status = fill_group(config, pool, section, group, table, is_instance, filled, err);
+    if (status == STI_OK && !is_instance) {
+        status = fill_roots(config, pool, table, filled, err);
+    }
     if (status == STI_OK) {
         status = apply_sets(config, pool, section, table, is_instance, filled, err);
     }
     *conf = status == STI_OK ? filled : NULL;
     return status;
+}
+
+const char *krn_config_where(struct krn_config *config, apr_pool_t *pool, const char *section,
+                             const char *key)
+{
+    const char *path = apr_pstrcat(pool, section, ".", key, NULL);
+    config_setting_t *at = config_lookup(&config->cfg, path);
+    if (has_set(config, section, key)) {
+        return apr_pstrcat(pool, "--set ", path, NULL);
+    }
+    return at == NULL ? NULL : place(config, pool, at, path);
 }
 
 void krn_config_skip(struct krn_config *config, const char *section)
@@ -477,6 +537,11 @@ int krn_config_finish(struct krn_config *config, struct sti_err *err)
         char *head = apr_pstrdup(config->pool, set->path);
         char *dot = strchr(head, '.');
         *dot = '\0';
+        if (config->roots != NULL && is_word(head, config->roots)) {
+            return sti_err_set(err, STI_E_CONFIG,
+                               "%s: a list of groups can only be given in the configuration file",
+                               where);
+        }
         if (strcmp(head, "plugins") != 0) {
             const char *what = apr_psprintf(config->pool, "group '%s'", head);
             return unknown_key(where, what, krn_option_suggest(head, top_words(config)), err);

@@ -20,9 +20,12 @@
 struct krn_config;
 
 /* @param sets      `PATH=VALUE` texts, later ones win; borrowed while the pool lives
- * @param builtins  NULL-terminated names of further top-level groups ("broker") */
+ * @param builtins  NULL-terminated names of further top-level groups ("broker")
+ * @param roots     NULL-terminated keys of options that stand beside the groups ("topics"), or NULL
+ */
 int krn_config_read(apr_pool_t *pool, const char *path, const char *const *sets, size_t set_count,
-                    const char *const *builtins, struct krn_config **out, struct sti_err *err);
+                    const char *const *builtins, const char *const *roots, struct krn_config **out,
+                    struct sti_err *err);
 
 /* The instances under `plugins`, in the order of the file; count and i-th name. */
 size_t krn_config_instance_count(const struct krn_config *config);
@@ -39,6 +42,10 @@ int krn_config_section(struct krn_config *config, apr_pool_t *pool, const char *
                        struct sti_err *err);
 /* Take a section as it is, unread: that of an optional plugin which could not be loaded. */
 void krn_config_skip(struct krn_config *config, const char *section);
+/* Where the value of an option comes from, as it stands in front of an error; NULL: it was not given
+ * and is the default. */
+const char *krn_config_where(struct krn_config *config, apr_pool_t *pool, const char *section,
+                             const char *key);
 /* Was every override used? */
 int krn_config_finish(struct krn_config *config, struct sti_err *err);
 

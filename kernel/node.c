@@ -210,6 +210,49 @@ static int load_one(struct krn_node *node, struct krn_config *config, const char
     return sti_err_set(err, status, "%s  [%s]", cause.msg, where);
 }
 
+/* The option names an instance: it must be there and provide what it is named for. A default that
+ * nobody has written is nobody's wish: a node without storage_mmap is sound. */
+static int check_named(struct krn_node *node, struct krn_config *config,
+                       const struct krn_instance *item, const struct sti_option *opt,
+                       struct sti_err *err)
+{
+    const char *name, *known = "";
+    const char *where = krn_config_where(config, node->pool, item->section, opt->key);
+    memcpy(&name, (const char *)item->conf + opt->offset, sizeof name);
+    if (name == NULL || where == NULL) {
+        return STI_OK;
+    }
+    for (size_t i = 0; i < node->registry.count; i++) {
+        const struct krn_instance *other = node->registry.items[i];
+        if (krn_registry_provides(other, opt->iface) == NULL) {
+            continue;
+        }
+        if (strcmp(other->name, name) == 0) {
+            return STI_OK;
+        }
+        known = apr_pstrcat(node->pool, known, *known == '\0' ? "" : ", ", other->name, NULL);
+    }
+    return sti_err_set(err, STI_E_CONFIG, "%s: no instance '%s' provides %s; this node has %s",
+                       where, name, opt->iface, *known == '\0' ? "none" : known);
+}
+
+static int check_names(struct krn_node *node, struct krn_config *config, struct sti_err *err)
+{
+    for (size_t i = 0; i < node->registry.count; i++) {
+        const struct krn_instance *item = node->registry.items[i];
+        const struct sti_option *const *opt = item->plugin.desc->options;
+        for (; opt != NULL && *opt != NULL; opt++) {
+            int status = (*opt)->iface == NULL || (*opt)->type != STI_OPT_STRING
+                             ? STI_OK
+                             : check_named(node, config, item, *opt, err);
+            if (status != STI_OK) {
+                return status;
+            }
+        }
+    }
+    return STI_OK;
+}
+
 static int load_all(struct krn_node *node, struct krn_config *config, struct sti_err *err)
 {
     size_t builtins = 0, count = krn_config_instance_count(config);
@@ -222,7 +265,10 @@ static int load_all(struct krn_node *node, struct krn_config *config, struct sti
     for (size_t i = 0; i < count && status == STI_OK; i++) {
         status = load_one(node, config, krn_config_instance(config, i), err);
     }
-    return status == STI_OK ? krn_config_finish(config, err) : status;
+    if (status == STI_OK) {
+        status = krn_config_finish(config, err);
+    }
+    return status == STI_OK ? check_names(node, config, err) : status;
 }
 
 static int open_inner(struct krn_node *node, struct sti_err *err)
@@ -231,7 +277,8 @@ static int open_inner(struct krn_node *node, struct sti_err *err)
     int status = krn_services_init(&node->services, err);
     if (status == STI_OK) {
         status = krn_config_read(node->pool, node->args.config_path, node->args.sets,
-                                 node->args.set_count, node->builtin_names, &config, err);
+                                 node->args.set_count, node->builtin_names, node->root_keys,
+                                 &config, err);
     }
     if (status == STI_OK) {
         status = read_node_group(node, config, err);
@@ -243,6 +290,30 @@ static int open_inner(struct krn_node *node, struct sti_err *err)
         status = krn_lifecycle_init(&node->life, node->pool, &node->registry, node->args.log, err);
     }
     return status;
+}
+
+/* What may stand at the top of the file beside the groups. */
+static void find_roots(struct krn_node *node, size_t builtins)
+{
+    size_t count = 0;
+    node->root_keys = apr_pcalloc(node->pool, sizeof *node->root_keys);
+    for (int fill = 0; fill < 2; fill++) {
+        for (size_t i = 0; i < builtins; i++) {
+            const struct sti_option *const *opt = node->args.builtins[i]->options;
+            for (; opt != NULL && *opt != NULL; opt++) {
+                if (((*opt)->flags & STI_OPT_ROOT) == 0) {
+                    continue;
+                }
+                count += fill == 0 ? 1 : 0;
+                if (fill == 1) {
+                    node->root_keys[--count] = (*opt)->key;
+                }
+            }
+        }
+        if (fill == 0) {
+            node->root_keys = apr_pcalloc(node->pool, (count + 1) * sizeof *node->root_keys);
+        }
+    }
 }
 
 int krn_node_open(const struct krn_node_args *args, struct krn_node **out, struct sti_err *err)
@@ -265,6 +336,7 @@ int krn_node_open(const struct krn_node_args *args, struct krn_node **out, struc
     for (size_t i = 0; i < builtins; i++) {
         node->builtin_names[i] = args->builtins[i]->name;
     }
+    find_roots(node, builtins);
     node->services.log = args->log;
     node->services.registry = &node->registry;
     node->services.started_us = krn_clock_us(STI_CLOCK_MONOTONIC);

@@ -22,6 +22,7 @@ struct krn_node {
     apr_pool_t *pool; /* root of everything below */
     struct krn_node_args args;
     const char **builtin_names;
+    const char **root_keys; /* of options of built-ins that stand beside the groups */
     struct krn_node_conf conf;
     const char *data_dir, *plugin_dir; /* absolute */
     struct krn_services services;

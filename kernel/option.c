@@ -87,6 +87,8 @@ const char *krn_option_type_text(uint32_t type)
         return "a list of strings";
     case STI_OPT_TABLE:
         return "a list of groups";
+    case STI_OPT_PLACE:
+        return "nothing, since the kernel fills it";
     default:
         return "nothing";
     }
@@ -278,7 +280,7 @@ int krn_option_defaults(apr_pool_t *pool, const struct sti_option *const *table,
 {
     for (; table != NULL && *table != NULL; table++) {
         const struct sti_option *opt = *table;
-        if (opt->def == NULL || opt->type == STI_OPT_TABLE) {
+        if (opt->def == NULL || opt->type == STI_OPT_TABLE || opt->type == STI_OPT_PLACE) {
             continue;
         }
         const char *text = opt->def;
@@ -303,6 +305,7 @@ static size_t value_size(const struct sti_option *opt)
     case STI_OPT_BOOL:
         return sizeof(bool);
     case STI_OPT_STRING:
+    case STI_OPT_PLACE:
         return sizeof(const char *);
     case STI_OPT_ENUM:
         return sizeof(int32_t);
@@ -364,6 +367,9 @@ bool krn_option_equal(const struct sti_option *opt, const void *conf_a, const vo
     if (opt->type == STI_OPT_TABLE) {
         return same_rows(opt, slot_a, slot_b);
     }
+    if (opt->type == STI_OPT_PLACE) {
+        return true; /* a group that has moved is the same group */
+    }
     return memcmp(slot_a, slot_b, value_size(opt)) == 0;
 }
 
@@ -412,11 +418,11 @@ static int check_head(const struct sti_option *const *table, size_t index, struc
                                index);
         }
     }
-    if (opt->type < STI_OPT_INT || opt->type > STI_OPT_TABLE) {
+    if (opt->type < STI_OPT_INT || opt->type > STI_OPT_PLACE) {
         return sti_err_set(err, STI_E_PLUGIN_REFUSED,
                            "option '%s': type %" PRIu32 ", kernel knows %d to %d: upgrade StreamIt "
                            "or rebuild the plugin",
-                           opt->key, opt->type, STI_OPT_INT, STI_OPT_TABLE);
+                           opt->key, opt->type, STI_OPT_INT, STI_OPT_PLACE);
     }
     return STI_OK;
 }
@@ -445,6 +451,12 @@ static int check_body(const struct sti_option *opt, uint64_t conf_size, struct s
     if (opt->help == NULL) {
         return sti_err_set(err, STI_E_PLUGIN_REFUSED,
                            "option '%s': help is null, expected a sentence: add it", opt->key);
+    }
+    if (opt->type == STI_OPT_PLACE && (opt->def != NULL || (opt->flags & STI_OPT_REQUIRED) != 0)) {
+        return sti_err_set(err, STI_E_PLUGIN_REFUSED,
+                           "option '%s': a place takes no default and cannot be required: correct "
+                           "the table",
+                           opt->key);
     }
     if (opt->type == STI_OPT_ENUM && (opt->choices == NULL || opt->choices[0] == NULL)) {
         return sti_err_set(err, STI_E_PLUGIN_REFUSED,

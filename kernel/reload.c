@@ -163,8 +163,9 @@ int krn_node_reload(struct krn_node *node, struct sti_err *err)
     struct krn_node_conf *node_conf = NULL;
     apr_pool_create(&scratch, node->pool);
     struct change *changes = apr_pcalloc(scratch, (node->registry.count + 1) * sizeof *changes);
-    int status = krn_config_read(scratch, node->args.config_path, node->args.sets,
-                                 node->args.set_count, node->builtin_names, &config, err);
+    int status =
+        krn_config_read(scratch, node->args.config_path, node->args.sets, node->args.set_count,
+                        node->builtin_names, node->root_keys, &config, err);
     if (status == STI_OK) {
         status = read_changes(node, scratch, config, &node_conf, changes, err);
     }

@@ -62,6 +62,7 @@ static const struct sti_option o_topics =
 static const struct sti_option *const options[] = {
     &o_port, &o_bytes, &o_tls, &o_host, &o_password, &o_mode, &o_tags, &o_topics, NULL};
 static const char *const builtins[] = {"broker", NULL};
+static const char *const roots[] = {"topics", NULL};
 
 static apr_pool_t *pool;
 static char *dir, main_path[512];
@@ -86,7 +87,7 @@ static int fill(const char *text, const char *const *sets, struct conf *out, str
         count++;
     }
     write_file("main.cfg", text);
-    int status = krn_config_read(pool, main_path, sets, count, builtins, &config, err);
+    int status = krn_config_read(pool, main_path, sets, count, builtins, roots, &config, err);
     if (status == STI_OK) {
         status = krn_config_section(config, pool, "plugins.x", options, sizeof *out, &conf, err);
     }
@@ -340,7 +341,8 @@ static void test_instances_and_files(void **state)
     const char *file, *where;
     const char *const sets[] = {"plugins.c.file=/lib/d.so"};
     write_file("main.cfg", "plugins: { b: { }; a: { file = \"other.so\"; }; c: { }; };\n");
-    assert_int_equal(krn_config_read(pool, main_path, sets, 1, builtins, &config, &err), STI_OK);
+    assert_int_equal(krn_config_read(pool, main_path, sets, 1, builtins, roots, &config, &err),
+                     STI_OK);
     assert_int_equal(krn_config_instance_count(config), 3);
     assert_string_equal(krn_config_instance(config, 0), "b");
     assert_int_equal(krn_config_instance_file(config, pool, "b", &file, &where, &err), STI_OK);
@@ -351,6 +353,95 @@ static void test_instances_and_files(void **state)
     assert_string_equal(file, "/lib/d.so");
     assert_string_equal(where, "--set plugins.c.file");
     assert_int_equal(krn_config_finish(config, &err), STI_E_CONFIG); /* c was never filled */
+}
+
+/* ---- options beside the groups, and where the groups of a list stand ---- */
+
+struct placed {
+    const char *where, *name;
+};
+
+struct root_conf {
+    struct sti_option_rows topics;
+};
+
+static const struct sti_option placed_where =
+    OPT("where", STI_OPT_PLACE, .offset = offsetof(struct placed, where));
+static const struct sti_option placed_name =
+    OPT("name", STI_OPT_STRING, .offset = offsetof(struct placed, name), .flags = STI_OPT_REQUIRED);
+static const struct sti_option *const placed_options[] = {&placed_where, &placed_name, NULL};
+static const struct sti_option root_topics =
+    OPT("topics", STI_OPT_TABLE, .flags = STI_OPT_ROOT, .nested = placed_options,
+        .nested_size = sizeof(struct placed), .offset = offsetof(struct root_conf, topics));
+static const struct sti_option *const root_options[] = {&root_topics, NULL};
+
+static int fill_root(const char *text, const char *const *sets, struct root_conf *out,
+                     struct sti_err *err)
+{
+    struct krn_config *config;
+    void *conf = NULL;
+    write_file("main.cfg", text);
+    int status =
+        krn_config_read(pool, main_path, sets, sets == NULL ? 0 : 1, builtins, roots, &config, err);
+    if (status == STI_OK) {
+        status = krn_config_section(config, pool, "broker", root_options, sizeof *out, &conf, err);
+    }
+    if (status == STI_OK) {
+        status = krn_config_finish(config, err);
+    }
+    if (status == STI_OK) {
+        *out = *(struct root_conf *)conf;
+    }
+    return status;
+}
+
+static void test_roots_and_places(void **state)
+{
+    (void)state;
+    const char *const sets[] = {"topics.name=b"}, *const inner[] = {"broker.topics=b"};
+    struct root_conf conf = {.topics = {.count = 0}};
+    struct sti_err err = {0};
+    char text[600];
+    assert_int_equal(
+        fill_root("topics: (\n  { name = \"a\"; },\n  { name = \"b\"; }\n);\n", NULL, &conf, &err),
+        STI_OK);
+    assert_int_equal(conf.topics.count, 2);
+    const struct placed *second = conf.topics.rows[1];
+    assert_string_equal(second->name, "b");
+    snprintf(text, sizeof text, "%s:3: topics[1]", main_path);
+    assert_string_equal(second->where, text);
+    assert_int_equal(fill_root("", NULL, &conf, &err), STI_OK);
+    assert_int_equal(conf.topics.count, 0);
+    assert_int_equal(fill_root("topics: { };\n", NULL, &conf, &err), STI_E_CONFIG);
+    assert_non_null(
+        strstr(err.msg, "main.cfg:1: topics: expected a list of groups, found a group"));
+    assert_int_equal(fill_root("topics: ( { where = \"x\"; } );\n", NULL, &conf, &err),
+                     STI_E_CONFIG);
+    assert_non_null(strstr(err.msg, "main.cfg:1: topics[0].where: unknown option 'where'"));
+    assert_int_equal(fill_root("\ntopics: ( { } );\n", NULL, &conf, &err), STI_E_CONFIG);
+    assert_non_null(strstr(err.msg, "main.cfg:2: topics[0]: missing option 'name'"));
+    assert_int_equal(fill_root("broker: { topics = ( ); };\n", NULL, &conf, &err), STI_E_CONFIG);
+    assert_non_null(strstr(err.msg, "'topics' stands at the top of the file"));
+    assert_int_equal(fill_root("", sets, &conf, &err), STI_E_CONFIG);
+    assert_non_null(strstr(err.msg, "only be given in the configuration file"));
+    assert_int_equal(fill_root("", inner, &conf, &err), STI_E_CONFIG);
+    assert_non_null(strstr(err.msg, "only be given in the configuration file"));
+}
+
+static void test_where_a_value_comes_from(void **state)
+{
+    (void)state;
+    const char *const sets[] = {"broker.b=1"};
+    struct krn_config *config;
+    struct sti_err err = {0};
+    char text[600];
+    write_file("main.cfg", "\nbroker: { a = 1; };\n");
+    assert_int_equal(krn_config_read(pool, main_path, sets, 1, builtins, roots, &config, &err),
+                     STI_OK);
+    snprintf(text, sizeof text, "%s:2: broker.a", main_path);
+    assert_string_equal(krn_config_where(config, pool, "broker", "a"), text);
+    assert_string_equal(krn_config_where(config, pool, "broker", "b"), "--set broker.b");
+    assert_null(krn_config_where(config, pool, "broker", "c")); /* the default */
 }
 
 static int setup(void **state)
@@ -385,6 +476,8 @@ int main(void)
         cmocka_unit_test(test_sets),
         cmocka_unit_test(test_set_errors),
         cmocka_unit_test(test_instances_and_files),
+        cmocka_unit_test(test_roots_and_places),
+        cmocka_unit_test(test_where_a_value_comes_from),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -195,8 +195,9 @@ static void test_identity(void **state)
 static void test_options(void **state)
 {
     (void)state;
-    expect_refused("option_size", "option_size.so: option 0: struct_size 24, expected at least 96: "
-                                  "rebuild the plugin");
+    expect_refused("option_size",
+                   "option_size.so: option 0: struct_size 24, expected at least 104: "
+                   "rebuild the plugin");
     expect_refused("option_key",
                    "option_key.so: option 0: key 'Port-Number', expected 1 to 64 lower-case "
                    "letters, digits and '_': rename it");
@@ -204,7 +205,7 @@ static void test_options(void **state)
                    "option_twice.so: option 'port': key stands in rows 0 and 1: keep one");
     expect_refused("option_file", "option_file.so: option 'file': key is the kernel's own, "
                                   "expected another: rename it");
-    expect_refused("option_type", "option_type.so: option 'port': type 42, kernel knows 1 to 6: "
+    expect_refused("option_type", "option_type.so: option 'port': type 42, kernel knows 1 to 7: "
                                   "upgrade StreamIt or rebuild the plugin");
     expect_refused("option_offset",
                    "option_offset.so: option 'port': offset 64 with 8 bytes lies outside conf_size "

@@ -65,7 +65,7 @@ LAYOUT_SIZE(sti_option_rows, 16);
 LAYOUT_FIELD(sti_option_rows, count, 0, 8);
 LAYOUT_FIELD(sti_option_rows, rows, 8, 8);
 
-LAYOUT_SIZE(sti_option, 96);
+LAYOUT_SIZE(sti_option, 104);
 LAYOUT_FIELD(sti_option, struct_size, 0, 4);
 LAYOUT_FIELD(sti_option, type, 4, 4);
 LAYOUT_FIELD(sti_option, key, 8, 8);
@@ -80,6 +80,7 @@ LAYOUT_FIELD(sti_option, offset, 64, 8);
 LAYOUT_FIELD(sti_option, choices, 72, 8);
 LAYOUT_FIELD(sti_option, nested, 80, 8);
 LAYOUT_FIELD(sti_option, nested_size, 88, 8);
+LAYOUT_FIELD(sti_option, iface, 96, 8);
 
 /* ---- request.h */
 

@@ -53,6 +53,7 @@ static const struct sti_option o_topics =
 static const struct sti_option *const options[] = {&o_port,     &o_bytes, &o_tls,    &o_host,
                                                    &o_password, &o_tags,  &o_topics, NULL};
 static const char *const builtins[] = {"broker", NULL};
+static const char *const roots[] = {"topics", NULL};
 
 enum { SETS_MAX = 16 };
 
@@ -62,7 +63,7 @@ static void read_config(apr_pool_t *pool, const char *path, const char *const *s
     struct sti_err err;
     void *conf = NULL;
     sti_err_clear(&err);
-    int rc = krn_config_read(pool, path, sets, count, builtins, &config, &err);
+    int rc = krn_config_read(pool, path, sets, count, builtins, roots, &config, &err);
     if (rc == STI_OK) {
         for (size_t i = 0; i < krn_config_instance_count(config); i++) {
             const char *file, *where, *name = krn_config_instance(config, i);

@@ -31,6 +31,10 @@
  *
  *   STI_OPT_TABLE    struct sti_option_rows      a list of groups, each described by `nested`; rows
  *                                                are structs of `nested_size` bytes
+ *
+ *   STI_OPT_PLACE    const char *  in a nested table: where the group stands, "node.cfg:12:
+ * topics[0]", for the messages of an owner that checks more than a table can. No key of the file;
+ * the kernel fills it, valid until `destroy`
  */
 #ifndef STREAMIT_OPTION_H
 #define STREAMIT_OPTION_H
@@ -49,13 +53,15 @@ enum sti_option_type {
     STI_OPT_STRING = 3,
     STI_OPT_ENUM = 4,
     STI_OPT_STRINGS = 5,
-    STI_OPT_TABLE = 6
+    STI_OPT_TABLE = 6,
+    STI_OPT_PLACE = 7
 };
 
 #define STI_OPT_RELOADABLE                                                                         \
     0x1u /* SIGHUP may change it; otherwise a changed value waits for a restart, with a warning */
 #define STI_OPT_REQUIRED 0x2u /* has no default and must be given */
 #define STI_OPT_SECRET   0x4u /* never printed in a message or a listing */
+#define STI_OPT_ROOT     0x8u /* of a built-in: stands at the top of the file, beside the groups */
 
 struct sti_option_strings {
     size_t count;
@@ -82,6 +88,9 @@ struct sti_option {
     const struct sti_option *const
         *nested;          /* STI_OPT_TABLE: the rows of one group, NULL-terminated     */
     uint64_t nested_size; /* STI_OPT_TABLE: bytes of one filled group                  */
+    const char *
+        iface; /* STI_OPT_STRING: names an instance, which must provide this
+                  interface when somebody gives it; a start without it is refused. NULL: any text */
 };
 
 #ifdef __cplusplus
