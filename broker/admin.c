@@ -24,10 +24,37 @@ struct brk_change {
     uint8_t *command;
     uint8_t id[16];
     bool deletion;
+    struct brk_change *kept_next;                     /* in broker->kept: @locks admin_mu */
+    int32_t kept_topics, kept_partitions, kept_until; /* kept_until: partitions of the topic then */
     bool committed, purged; /* of a deletion: answered when both. @locks admin_mu */
 };
 
 /* ---- answering ----------------------------------------------------------------------------- */
+
+/* What a change was granted is no longer kept for it. @locks admin_mu held */
+static void kept_release(struct broker *broker, struct brk_change *change)
+{
+    for (struct brk_change **at = &broker->kept; *at != NULL; at = &(*at)->kept_next) {
+        if (*at == change) {
+            *at = change->kept_next;
+            broker->kept_topics -= change->kept_topics;
+            broker->kept_partitions -= change->kept_partitions;
+            break;
+        }
+    }
+}
+
+void brk_change_applied(struct broker *broker, const struct cat_topic *topic)
+{
+    struct brk_change *next;
+    for (struct brk_change *change = broker->kept; change != NULL; change = next) {
+        next = change->kept_next;
+        if (memcmp(change->id, topic->id, sizeof change->id) == 0 &&
+            topic->partition_count >= change->kept_until) {
+            kept_release(broker, change);
+        }
+    }
+}
 
 static void change_free(struct brk_change *change)
 {
@@ -187,13 +214,15 @@ static void change_done(struct sti_proposal *proposal, int status, const struct 
     struct sti_topic_change *call = change->call;
     struct sti_err failure;
     sti_err_clear(&failure);
+    pthread_mutex_lock(&broker->admin_mu);
+    kept_release(broker, change); /* of one that was not applied */
     if (status != STI_OK) {
+        pthread_mutex_unlock(&broker->admin_mu);
         call_answer(call, status, err);
         change_free(change);
         return;
     }
     bool waits = false;
-    pthread_mutex_lock(&broker->admin_mu);
     struct cat_topic *cat = cat_find_id(&broker->catalog, change->id);
     if (cat != NULL) {
         call->partition_count = cat->partition_count;
@@ -221,7 +250,11 @@ static void change_done(struct sti_proposal *proposal, int status, const struct 
 
 /* ---- checks -------------------------------------------------------------------------------- */
 
-static int name_check(const char *name, struct sti_err *err)
+/* Kafka's internal topics, which a node makes by itself if at all. */
+static const char *const reserved_names[] = {"__consumer_offsets", "__transaction_state",
+                                             "__cluster_metadata", NULL};
+
+int brk_topic_name_check(const char *name, struct sti_err *err)
 {
     size_t len = strlen(name);
     if (len == 0 || len > STI_TOPIC_NAME_MAX) {
@@ -278,7 +311,18 @@ static int storage_check(struct broker *broker, const struct set_values *values,
     return STI_OK;
 }
 
-static int settings_check(const struct sti_topic_change *call, bool alter, struct sti_err *err)
+static int reserved_check(const char *name, struct sti_err *err)
+{
+    for (size_t i = 0; reserved_names[i] != NULL; i++) {
+        if (strcmp(name, reserved_names[i]) == 0) {
+            return sti_err_set(err, STI_E_INVALID_ARGUMENT,
+                               "topic name \"%s\" is reserved for the node itself", name);
+        }
+    }
+    return STI_OK;
+}
+
+int brk_topic_settings_check(const struct sti_topic_change *call, bool alter, struct sti_err *err)
 {
     for (uint32_t i = 0; i < call->config_count; i++) {
         const struct sti_config_entry *entry = call->config[i];
@@ -292,8 +336,10 @@ static int settings_check(const struct sti_topic_change *call, bool alter, struc
                                entry->key);
         }
         if (alter && strcmp(entry->key, "storage") == 0) {
-            return sti_err_set(err, STI_E_UNSUPPORTED,
-                               "storage: a topic stays on the instance that it was created on");
+            return sti_err_set(
+                err, STI_E_UNSUPPORTED,
+                "storage cannot be altered: a topic stays on the instance that it was "
+                "created on");
         }
         for (uint32_t j = 0; j < i; j++) {
             if (strcmp(call->config[j]->key, entry->key) == 0) {
@@ -319,26 +365,32 @@ static int settings_rows(const struct sti_topic_change *call, struct cat_setting
     return STI_OK;
 }
 
-/* @locks admin_mu held */
+/* Do so many partitions more fit, with what others were granted that is not in the catalogue yet?
+ * @locks admin_mu held */
 static int limits_check(struct broker *broker, const char *name, int32_t partitions, int32_t more,
                         bool new_topic, struct sti_err *err)
 {
     const struct brk_conf *conf = broker->conf;
+    int64_t there = (int64_t)broker->catalog.partition_count + broker->kept_partitions;
+    int64_t topics = (int64_t)broker->catalog.topic_count + broker->kept_topics;
     if (partitions > conf->partitions_per_topic_max) {
+        sti_metric_add(broker->metrics.refused_topic_partitions, 1);
         return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED,
-                           "topic %s: %d partitions exceed partitions_per_topic_max = %lld", name,
-                           partitions, (long long)conf->partitions_per_topic_max);
+                           "topic %s: %d partitions exceed broker.partitions_per_topic_max = %lld",
+                           name, partitions, (long long)conf->partitions_per_topic_max);
     }
-    if (more > conf->partitions_max - (int64_t)broker->catalog.partition_count) {
+    if (more > conf->partitions_max - there) {
+        sti_metric_add(broker->metrics.refused_partitions, 1);
         return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED,
-                           "topic %s: %d more partitions would pass partitions_max = %lld (%u are "
-                           "there)",
-                           name, more, (long long)conf->partitions_max,
-                           broker->catalog.partition_count);
+                           "topic %s: %d more partitions would pass broker.partitions_max = %lld "
+                           "(%lld are there)",
+                           name, more, (long long)conf->partitions_max, (long long)there);
     }
-    if (new_topic && broker->catalog.topic_count >= conf->topics_max) {
-        return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED, "topic %s would pass topics_max = %lld",
-                           name, (long long)conf->topics_max);
+    if (new_topic && topics >= conf->topics_max) {
+        sti_metric_add(broker->metrics.refused_topics, 1);
+        return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED,
+                           "topic %s would pass broker.topics_max = %lld", name,
+                           (long long)conf->topics_max);
     }
     return STI_OK;
 }
@@ -380,12 +432,34 @@ static void call_clear(struct broker *broker, struct sti_topic_change *call, int
 }
 
 /* What a change does to the disk: one that adds nothing may use what is kept for a full one. */
-enum change_kind { CHANGE_ADDS, CHANGE_SETTINGS, CHANGE_DELETES };
+enum change_kind { CHANGE_CREATES, CHANGE_ADDS, CHANGE_SETTINGS, CHANGE_DELETES };
+
+/* Look at the limits once more, and keep what the change takes until it is applied: of many that
+ * come at once no one passes a limit.
+ * @param more  partitions that it adds */
+static int change_keep(struct broker *broker, struct brk_change *change, enum change_kind kind,
+                       int32_t more, struct sti_err *err)
+{
+    struct sti_topic_change *call = change->call;
+    pthread_mutex_lock(&broker->admin_mu);
+    int rc = limits_check(broker, call->name, call->partitions, more, kind == CHANGE_CREATES, err);
+    if (rc == STI_OK) {
+        change->kept_topics = kind == CHANGE_CREATES ? 1 : 0;
+        change->kept_partitions = more;
+        change->kept_until = call->partitions;
+        change->kept_next = broker->kept;
+        broker->kept = change;
+        broker->kept_topics += change->kept_topics;
+        broker->kept_partitions += more;
+    }
+    pthread_mutex_unlock(&broker->admin_mu);
+    return rc;
+}
 
 /* Propose an encoded command; the change owns it from here on. */
 static int change_propose(struct broker *broker, struct sti_topic_change *call,
                           const uint8_t id[16], uint8_t *command, size_t len, enum change_kind kind,
-                          struct sti_err *err)
+                          int32_t more, struct sti_err *err)
 {
     struct brk_change *change = command == NULL ? NULL : calloc(1, sizeof *change);
     if (change == NULL) {
@@ -399,7 +473,7 @@ static int change_propose(struct broker *broker, struct sti_topic_change *call,
     memcpy(change->id, id, sizeof change->id);
     change->proposal =
         (struct sti_proposal){.struct_size = sizeof change->proposal,
-                              .flags = kind == CHANGE_ADDS ? 0 : STI_PROPOSAL_FREES_SPACE,
+                              .flags = more > 0 ? 0 : STI_PROPOSAL_FREES_SPACE,
                               .command = command,
                               .len = len,
                               .done = change->deletion ? deletion_done : change_done};
@@ -409,10 +483,14 @@ static int change_propose(struct broker *broker, struct sti_topic_change *call,
         broker->deletions = change;
         pthread_mutex_unlock(&broker->admin_mu);
     }
-    int rc =
-        sti_metadata_of(&broker->metadata)->propose(broker->metadata.self, &change->proposal, err);
+    int rc = more > 0 ? change_keep(broker, change, kind, more, err) : STI_OK;
+    if (rc == STI_OK) {
+        rc = sti_metadata_of(&broker->metadata)
+                 ->propose(broker->metadata.self, &change->proposal, err);
+    }
     if (rc != STI_OK) {
         pthread_mutex_lock(&broker->admin_mu);
+        kept_release(broker, change);
         deletion_unlink(broker, change);
         pthread_mutex_unlock(&broker->admin_mu);
         change_free(change);
@@ -427,7 +505,7 @@ static int call_begin(struct broker *broker, struct sti_topic_change *call, int 
     call_clear(broker, call, operation);
     int rc = brk_enter(broker, call->request, sti_now_us(broker->host), &call->retry_after_ms, err);
     if (rc == STI_OK) {
-        rc = name_check(call->name, err);
+        rc = brk_topic_name_check(call->name, err);
     }
     return rc != STI_OK ? rc : brk_authorize(broker, call->request, operation, call->name, err);
 }
@@ -479,28 +557,22 @@ static int create_check(struct broker *broker, struct sti_topic_change *call,
     return rc;
 }
 
-int brk_create_topic(void *self, struct sti_topic_change *call, struct sti_err *err)
+/* Everything of a creation but whether the caller may. */
+static int create_run(struct broker *broker, struct sti_topic_change *call, struct sti_err *err)
 {
-    struct broker *broker = self;
     struct cat_setting *settings = NULL;
-    struct sti_err why;
-    int rc = brk_serving(broker, err);
-    if (rc != STI_OK) {
-        return rc;
-    }
-    sti_err_clear(&why);
-    rc = call_begin(broker, call, STI_OP_CREATE, &why);
+    int rc = reserved_check(call->name, err);
     if (rc == STI_OK) {
-        rc = counts_check(broker, call, &why);
+        rc = counts_check(broker, call, err);
     }
     if (rc == STI_OK) {
-        rc = settings_check(call, false, &why);
+        rc = brk_topic_settings_check(call, false, err);
     }
     if (rc == STI_OK) {
-        rc = settings_rows(call, &settings, &why);
+        rc = settings_rows(call, &settings, err);
     }
     if (rc == STI_OK) {
-        rc = create_check(broker, call, settings, &why);
+        rc = create_check(broker, call, settings, err);
     }
     if (rc == STI_OK && (call->flags & STI_TOPIC_VALIDATE_ONLY) != 0) {
         call_answer(call, STI_OK, NULL);
@@ -519,10 +591,38 @@ int brk_create_topic(void *self, struct sti_topic_change *call, struct sti_err *
                                     .settings = settings,
                                     .setting_count = count};
         uint8_t *command = cat_encode_create(&create, &len);
-        rc = change_propose(broker, call, id, command, len, CHANGE_ADDS, &why);
+        rc = change_propose(broker, call, id, command, len, CHANGE_CREATES, call->partitions, err);
     }
     free(settings);
+    return rc;
+}
+
+int brk_create_topic(void *self, struct sti_topic_change *call, struct sti_err *err)
+{
+    struct broker *broker = self;
+    struct sti_err why;
+    int rc = brk_serving(broker, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    sti_err_clear(&why);
+    rc = call_begin(broker, call, STI_OP_CREATE, &why);
+    if (rc == STI_OK) {
+        rc = create_run(broker, call, &why);
+    }
     return call_end(call, rc, &why);
+}
+
+void brk_topic_create(struct broker *broker, struct sti_topic_change *call)
+{
+    struct sti_err why;
+    sti_err_clear(&why);
+    call_clear(broker, call, STI_OP_CREATE);
+    int rc = brk_topic_name_check(call->name, &why);
+    if (rc == STI_OK) {
+        rc = create_run(broker, call, &why);
+    }
+    (void)call_end(call, rc, &why);
 }
 
 /* The flush policy, as it would be, must fit the topic's storage, and new partitions its disk.
@@ -602,7 +702,7 @@ int brk_alter_topic(void *self, struct sti_topic_change *call, struct sti_err *e
     sti_err_clear(&why);
     rc = call_begin(broker, call, STI_OP_ALTER, &why);
     if (rc == STI_OK) {
-        rc = settings_check(call, true, &why);
+        rc = brk_topic_settings_check(call, true, &why);
     }
     if (rc == STI_OK) {
         rc = settings_rows(call, &settings, &why);
@@ -618,7 +718,7 @@ int brk_alter_topic(void *self, struct sti_topic_change *call, struct sti_err *e
             cat_encode_alter(id, call->partitions == -1 ? 0 : call->partitions, more,
                              broker->host->node->node_id, settings, call->config_count, &len);
         rc = change_propose(broker, call, id, command, len,
-                            more > 0 ? CHANGE_ADDS : CHANGE_SETTINGS, &why);
+                            more > 0 ? CHANGE_ADDS : CHANGE_SETTINGS, more, &why);
     }
     free(settings);
     return call_end(call, rc, &why);
@@ -650,7 +750,7 @@ int brk_delete_topic(void *self, struct sti_topic_change *call, struct sti_err *
     } else if (rc == STI_OK) {
         size_t len = 0;
         uint8_t *command = cat_encode_delete(id, &len);
-        rc = change_propose(broker, call, id, command, len, CHANGE_DELETES, &why);
+        rc = change_propose(broker, call, id, command, len, CHANGE_DELETES, 0, &why);
     }
     return call_end(call, rc, &why);
 }

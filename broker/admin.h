@@ -6,6 +6,19 @@
 
 struct brk_change;
 
+/* A topic that the node makes by itself: one of the configuration, or one that somebody wants to
+ * write to. As sti_broker.create_topic, but nobody's rights are asked for, and the node need not
+ * serve yet. The answer comes through call->done, always. */
+void brk_topic_create(struct broker *broker, struct sti_topic_change *call);
+/* Is it a name that a topic may have? @return STI_OK, STI_E_INVALID_ARGUMENT */
+int brk_topic_name_check(const char *name, struct sti_err *err);
+/* Settings by themselves: known, in range, none twice; in an alteration a NULL value stands for the
+ * default. @return STI_OK, STI_E_INVALID_ARGUMENT, STI_E_UNSUPPORTED */
+int brk_topic_settings_check(const struct sti_topic_change *call, bool alter, struct sti_err *err);
+/* A creation or alteration was applied: what it takes is in the catalogue now and no longer kept
+ * for it. @locks admin_mu held */
+void brk_change_applied(struct broker *broker, const struct cat_topic *topic);
+
 /* Take the strand's references of a partition that is only closed, never opened. */
 void brk_partition_adopt(struct brk_partition *part);
 /* All partitions of a topic have opened or closed. With `mark` the fact is committed first; then

@@ -159,6 +159,10 @@ int brk_find_leader(void *self, const struct sti_request *request, const char *t
     if (rc == STI_OK) {
         rc = brk_lookup(broker, topic, any, partition, &part, err);
     }
+    if (rc == STI_E_UNKNOWN_TOPIC) {
+        rc = brk_auto_create(broker, request, topic, err);
+        brk_retry_after(request, rc == STI_E_UNAVAILABLE ? BRK_RETRY_AFTER_MS : 0);
+    }
     if (rc == STI_OK) {
         *out = (struct sti_node_info){.struct_size = sizeof *out,
                                       .node_id = broker->host->node->node_id,

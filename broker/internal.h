@@ -48,11 +48,24 @@ enum {
     BRK_RETRY_AFTER_MS = 20,
     BRK_SHARE_COUNTERS = 2048, /* of a row: admission.c */
     BRK_SHARE_ROWS = 2,
+    BRK_STAMP_LEN = STI_BATCH_HEADER_LEN - STI_BATCH_PATCH_LEN,
     BRK_STORAGE_MINOR_LEAST = 1 /* of the storage interface */
+};
+
+/* A topic that the configuration declares. */
+struct brk_declared {
+    const char *where; /* "node.cfg:12: topics[0]" */
+    const char *name;
+    int64_t partitions, replication;  /* 0: the node's default */
+    struct sti_option_strings config; /* "segment.bytes=..." */
 };
 
 struct brk_conf {
     struct set_defaults defaults;
+    struct sti_option_rows topics;      /* struct brk_declared */
+    const char *metadata, *replication; /* instances; NULL: the only one */
+    bool auto_create_topics;
+    int64_t auto_create_parallel;
     int64_t default_partitions, default_replication;
     int64_t partitions_per_topic_max, partitions_max, topics_max;
     const char *auth;
@@ -75,6 +88,8 @@ struct brk_metrics {
     struct sti_metric *inflight_bytes, *acks_waiting, *fetches_parked;
     struct sti_metric *topics, *partitions, *partitions_offline, *trimmed_segments, *reopened;
     struct sti_metric *partitions_opening, *memory;
+    struct sti_metric *refused_topics, *refused_partitions, *refused_topic_partitions;
+    struct sti_metric *refused_message_bytes, *refused_timestamps, *auto_created;
     struct sti_histogram *produce_us, *fetch_us;
     struct brk_stages stages;
 };
@@ -138,7 +153,11 @@ struct broker {
     struct catalog catalog;
     bool booted;                  /* @locks admin_mu: observers act at once */
     struct brk_change *deletions; /* @locks admin_mu: calls that wait for a purge */
-    struct sti_err anew;          /* of anew.c: set once, before any partition is opened */
+    struct brk_change *kept;      /* @locks admin_mu: granted by the limits, not applied yet */
+    int64_t kept_topics, kept_partitions; /* @locks admin_mu: of those */
+    struct brk_auto *autos; /* @locks admin_mu: topics that are being made on demand */
+    int64_t auto_count;     /* @locks admin_mu */
+    struct sti_err anew;    /* of anew.c: set once, before any partition is opened */
 
     struct brk_table_shard table[BRK_SHARDS];
     struct brk_parked_shard parked[BRK_SHARDS];
@@ -197,9 +216,10 @@ struct brk_partition {
     uint8_t topic_id[16];
     int32_t index;
     int32_t leader_epoch;
-    _Atomic int64_t max_message_bytes, min_insync; /* of `values`, for any thread */
-    struct set_values values;                      /* @thread strand */
-    bool create; /* storage may have to be created: @thread strand */
+    _Atomic int64_t max_message_bytes, min_insync; /* of `values`, for any thread; so are these */
+    _Atomic int64_t timestamp_type, timestamp_before, timestamp_after;
+    struct set_values values; /* @thread strand */
+    bool create;              /* storage may have to be created: @thread strand */
 
     struct sti_strand strand;
     struct sti_binding storage;            /* vtable and self of its instance */
@@ -413,7 +433,9 @@ struct brk_produce_row {
     bool refused;                /* by its chain: nothing failed here */
     struct sti_batch_header header;
     struct sti_append_batch batch;
-    uint32_t slice_first; /* in produce->slices */
+    uint32_t slice_first; /* in produce->slices; that one is free, the payload begins behind it */
+    bool stamped;         /* with the time of the append: timestamp.c */
+    uint8_t stamp[BRK_STAMP_LEN];
     struct brk_stamps at; /* of its owner: the caller, then the strand, then who resolves it */
 };
 
@@ -514,6 +536,32 @@ bool brk_close_all(struct broker *broker, uint32_t deadline_ms);
 /* Without memory for a change that was committed the node cannot go on truthfully: says so and
  * ends. */
 _Noreturn void brk_fatal(struct broker *broker, const char *what);
+
+/* epochs.c: note the partition's leader epoch beside its log, unless it is noted. @return STI_OK,
+ * what storage says of its blobs, STI_E_NO_MEMORY */
+int brk_epoch_note(struct brk_partition *part, struct sti_err *err);
+
+/* timestamp.c: timestamps of batches */
+/* Do the producer's timestamps lie in the topic's bounds? @return STI_OK, STI_E_INVALID_TIMESTAMP
+ */
+int brk_timestamp_check(struct brk_partition *part, const struct sti_batch_header *header,
+                        struct sti_err *err);
+/* Give the batch of a row the time of its append, if the topic goes by that. */
+void brk_timestamp_append(struct brk_partition *part, struct brk_produce_row *row);
+
+/* declared.c: the topics that the configuration declares. Checked by themselves (create), then made
+ * where they are missing (start). @return STI_OK, STI_E_CONFIG: the message begins with the place
+ */
+int brk_declared_check(const struct brk_conf *conf, struct sti_err *err);
+int brk_declared_start(struct broker *broker, struct sti_err *err);
+
+/* autocreate.c: a topic is not there. With broker.auto_create_topics it is made in the background,
+ * once for all who ask.
+ * @param err  says that the topic is unknown, and is replaced
+ * @return STI_E_UNAVAILABLE: it is being made, ask again; STI_E_UNKNOWN_TOPIC: it will not be;
+ * STI_E_PERMISSION_DENIED; or why it cannot be */
+int brk_auto_create(struct broker *broker, const struct sti_request *request, const char *name,
+                    struct sti_err *err);
 
 /* anew.c: raise the leader epochs of topics on storage that forgets, and wait for it. A failure is
  * left in broker->anew: those topics stay offline. */

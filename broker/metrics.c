@@ -23,6 +23,22 @@ static struct sti_metric *metric(struct broker *broker, int type, const char *na
     return broker->host->metric(broker->host->ctx, type, name, labels, help);
 }
 
+/* What a limit, or a bound of a topic, has refused. */
+static void refusals_register(struct broker *broker)
+{
+    static const char name[] = "streamit_limit_refusals_total";
+    static const char help[] = "Requests that a limit refused, by limit";
+    const int counter = STI_METRIC_COUNTER;
+    struct brk_metrics *m = &broker->metrics;
+    m->refused_topics = metric(broker, counter, name, "limit=\"topics_max\"", help);
+    m->refused_partitions = metric(broker, counter, name, "limit=\"partitions_max\"", help);
+    m->refused_topic_partitions =
+        metric(broker, counter, name, "limit=\"partitions_per_topic_max\"", help);
+    m->refused_message_bytes = metric(broker, counter, name, "limit=\"max.message.bytes\"", help);
+    m->refused_timestamps = metric(broker, counter, "streamit_produce_timestamps_refused_total",
+                                   NULL, "Batches whose timestamps lie outside the topic's bounds");
+}
+
 void brk_metrics_register(struct broker *broker)
 {
     const struct sti_host *host = broker->host;
@@ -76,6 +92,9 @@ void brk_metrics_register(struct broker *broker)
     m->partitions_opening =
         metric(broker, gauge, "streamit_partitions_opening", NULL,
                "Partitions that have not been opened yet since the node was started");
+    refusals_register(broker);
+    m->auto_created = metric(broker, counter, "streamit_topics_auto_created_total", NULL,
+                             "Topics made because somebody asked for them");
     m->produce_us = host->histogram(host->ctx, "streamit_produce_seconds", NULL,
                                     "Time from a produce call to its answer");
     m->fetch_us = host->histogram(host->ctx, "streamit_fetch_seconds", NULL,

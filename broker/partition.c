@@ -25,7 +25,6 @@
 #include <string.h>
 
 #include "broker/internal.h"
-#include "streamit/log_files.h"
 
 /* ---- references ---------------------------------------------------------------------------- */
 
@@ -85,6 +84,7 @@ static void row_result(struct brk_partition *part, struct brk_produce_row *row)
     row->row->base_offset = row->batch.base_offset;
     row->row->leader_epoch = row->batch.leader_epoch;
     row->row->log_start = atomic_load(&part->log_start);
+    row->row->append_time_ms = row->stamped ? row->batch.max_timestamp : -1;
     row->row->replicas = quorum && part->replicas > 1 ? part->replicas : 1;
     row->row->replicas_synced =
         synced ? (quorum && part->replicas_synced > 1 ? part->replicas_synced : 1) : 0;
@@ -271,76 +271,6 @@ static struct brk_produce_row *queue_take(struct brk_partition *part, uint32_t *
     return first;
 }
 
-/* The checkpoint with one more epoch that begins at the end of the log. Entries that begin behind
- * the end are left out: a loss of power has taken what they stood for. One that makes no sense
- * begins anew: it is written before the log of its epoch, and never looked at but beside the log.
- * @return the text, malloc'ed, with *len 0 when the epoch was noted already; NULL: no memory */
-static char *epochs_with(const struct brk_partition *part, const char *old, size_t old_len,
-                         size_t *len)
-{
-    struct sti_epoch_entry entry;
-    size_t at = 0, lines_len = 0;
-    uint32_t count = 0;
-    bool noted = false, dropped = false;
-    int rc;
-    *len = 0;
-    char *lines = malloc(old_len + 1), *text = NULL;
-    if (lines == NULL) {
-        return NULL;
-    }
-    while ((rc = sti_epochs_next(old, old_len, &at, &entry, NULL)) == STI_OK) {
-        int n = snprintf(lines + lines_len, old_len + 1 - lines_len, "%d %lld\n", entry.epoch,
-                         (long long)entry.start_offset);
-        if (entry.start_offset > part->next_offset || n < 0 || (size_t)n > old_len - lines_len) {
-            dropped = true;
-            continue;
-        }
-        lines_len += (size_t)n;
-        count++;
-        noted = entry.epoch >= part->leader_epoch;
-    }
-    lines[rc == STI_E_END ? lines_len : 0] = '\0';
-    count = rc == STI_E_END ? count : 0;
-    noted = noted && rc == STI_E_END;
-    int n = noted ? asprintf(&text, "0\n%u\n%s", count, lines)
-                  : asprintf(&text, "0\n%u\n%s%d %lld\n", count + 1, lines, part->leader_epoch,
-                             (long long)part->next_offset);
-    free(lines);
-    *len = n < 0 || (noted && !dropped) ? 0 : (size_t)n;
-    return n < 0 ? NULL : text;
-}
-
-/* The epochs of a log and where each began, in the layout of Kafka's checkpoint file, beside the
- * log. Written before the first batch of an epoch, so that the checkpoint is never behind the log;
- * it may know an epoch whose first append then failed. @thread strand */
-static int epoch_checkpoint(struct brk_partition *part, struct sti_err *err)
-{
-    const struct sti_storage *vt = sti_storage_of(&part->storage);
-    void *old = NULL;
-    size_t old_len = 0, len = 0;
-    if ((vt->iface.caps & STI_STORAGE_BLOBS) == 0 || part->stored_epoch >= part->leader_epoch) {
-        return STI_OK;
-    }
-    int rc = vt->blob_get(part->store, STI_FILE_EPOCHS, &old, &old_len, err);
-    if (rc != STI_OK && rc != STI_E_NOT_FOUND) {
-        return rc;
-    }
-    char *before = rc == STI_OK ? strndup(old, old_len) : strdup("");
-    char *text = before == NULL ? NULL : epochs_with(part, before, strlen(before), &len);
-    if (text == NULL) {
-        rc = sti_err_set(err, STI_E_NO_MEMORY, "%s-%d: out of memory", part->topic, part->index);
-    } else {
-        rc = len == 0 ? STI_OK : vt->blob_put(part->store, STI_FILE_EPOCHS, text, len, err);
-    }
-    if (rc == STI_OK) {
-        part->stored_epoch = part->leader_epoch;
-    }
-    free(text);
-    free(before);
-    free(old);
-    return rc;
-}
-
 static void append_done(struct sti_storage_append *op, int status, const struct sti_err *err);
 
 /* Offsets and epoch for each batch, in the order of the queue. */
@@ -354,6 +284,7 @@ static void append_prepare(struct brk_partition *part, struct brk_produce_row *r
         batch->base_offset = offset;
         batch->last_offset = offset + row->header.last_offset_delta;
         batch->leader_epoch = part->leader_epoch;
+        brk_timestamp_append(part, row);
         sti_batch_patch(batch->head, offset, batch->len, part->leader_epoch);
         offset = batch->last_offset + 1;
         part->append_bytes += batch->len;
@@ -387,7 +318,7 @@ static void append_start(struct brk_partition *part, struct brk_produce_row *row
     }
     int rc = brk_disk_append(part, part->append_bytes, &err);
     if (rc == STI_OK) {
-        rc = epoch_checkpoint(part, &err);
+        rc = brk_epoch_note(part, &err);
     }
     if (rc == STI_OK) {
         rc = sti_storage_of(&part->storage)->append(part->store, &part->append);
@@ -797,6 +728,16 @@ static void fail_run(struct sti_task *task)
 
 /* ---- making and posting -------------------------------------------------------------------- */
 
+/* What any thread looks at. */
+static void values_publish(struct brk_partition *part, const struct set_values *values)
+{
+    atomic_store(&part->max_message_bytes, values->max_message_bytes);
+    atomic_store(&part->min_insync, values->min_insync_replicas);
+    atomic_store(&part->timestamp_type, values->message_timestamp_type);
+    atomic_store(&part->timestamp_before, values->message_timestamp_before_max_ms);
+    atomic_store(&part->timestamp_after, values->message_timestamp_after_max_ms);
+}
+
 struct brk_partition *brk_partition_new(struct brk_topic *owner, int32_t index,
                                         int32_t leader_epoch, const struct set_values *values,
                                         bool create)
@@ -816,8 +757,7 @@ struct brk_partition *brk_partition_new(struct brk_topic *owner, int32_t index,
     part->leader_epoch = leader_epoch;
     part->epoch_start = -1;
     part->values = *values;
-    atomic_init(&part->max_message_bytes, values->max_message_bytes);
-    atomic_init(&part->min_insync, values->min_insync_replicas);
+    values_publish(part, values);
     atomic_init(&part->durable, values->flush_policy == STI_FLUSH_COMMIT);
     part->create = create;
     part->open_task.run = brk_open_run;
@@ -867,8 +807,7 @@ void brk_partition_settings(struct brk_partition *part, const struct set_values 
     }
     *part->next_values = *values;
     /* What the broker checks by itself counts from now on, the rest from the next append on. */
-    atomic_store(&part->max_message_bytes, values->max_message_bytes);
-    atomic_store(&part->min_insync, values->min_insync_replicas);
+    values_publish(part, values);
     if (values->flush_policy == STI_FLUSH_COMMIT) {
         /* Also what is appended before the strand has come to the rest is acknowledged when it is
          * synced. */

@@ -10,6 +10,8 @@
 #include "broker/broker_plugin.h"
 #include "broker/internal.h"
 
+enum { STOP_MS = 10000 /* to close what a start that fails has opened */ };
+
 /* ---- lifecycle ----------------------------------------------------------------------------- */
 
 static int broker_create(const struct sti_host *host, const void *conf, void **self,
@@ -22,7 +24,10 @@ static int broker_create(const struct sti_host *host, const void *conf, void **s
         return sti_err_set(err, STI_E_NO_MEMORY, "broker: out of memory");
     }
     quota_init(&broker->quota, host);
-    int rc = quota_set(&broker->quota, &((const struct brk_conf *)conf)->quota, err);
+    int rc = brk_declared_check(conf, err);
+    if (rc == STI_OK) {
+        rc = quota_set(&broker->quota, &((const struct brk_conf *)conf)->quota, err);
+    }
     if (rc != STI_OK) {
         quota_fini(&broker->quota);
         free(broker);
@@ -93,38 +98,13 @@ static int bind_auth(struct broker *broker, struct sti_err *err)
 static int broker_bind(struct broker *broker, struct sti_err *err)
 {
     const struct sti_host *host = broker->host;
-    int rc = host->bind(host->ctx, STI_METADATA_ID, NULL, STI_METADATA_MAJOR, STI_METADATA_MINOR,
-                        &broker->metadata, err);
+    int rc = host->bind(host->ctx, STI_METADATA_ID, broker->conf->metadata, STI_METADATA_MAJOR,
+                        STI_METADATA_MINOR, &broker->metadata, err);
     if (rc == STI_OK) {
-        rc = host->bind(host->ctx, STI_REPLICATION_ID, NULL, STI_REPLICATION_MAJOR,
-                        STI_REPLICATION_MINOR, &broker->replication, err);
+        rc = host->bind(host->ctx, STI_REPLICATION_ID, broker->conf->replication,
+                        STI_REPLICATION_MAJOR, STI_REPLICATION_MINOR, &broker->replication, err);
     }
     return rc == STI_OK ? bind_auth(broker, err) : rc;
-}
-
-static int broker_start(void *self, struct sti_err *err)
-{
-    struct broker *broker = self;
-    int rc = broker_bind(broker, err);
-    if (rc != STI_OK) {
-        return rc;
-    }
-    brk_metrics_register(broker);
-    rc = sti_metadata_of(&broker->metadata)->open(broker->metadata.self, &brk_fsm, broker, err);
-    if (rc != STI_OK) {
-        return rc;
-    }
-    brk_anew(broker);
-    rc = brk_disk_start(broker, err);
-    if (rc != STI_OK) {
-        sti_metadata_of(&broker->metadata)->close(broker->metadata.self);
-        return rc;
-    }
-    brk_boot(broker);
-    brk_retention_start(broker);
-    brk_metrics_start(broker);
-    atomic_store(&broker->state, BRK_SERVING);
-    return STI_OK;
 }
 
 /* The quotas. Their rules point into `conf`, which stays. */
@@ -161,9 +141,41 @@ static int broker_stop(void *self, uint32_t deadline_ms, struct sti_err *err)
                              deadline_ms);
 }
 
+static int broker_start(void *self, struct sti_err *err)
+{
+    struct broker *broker = self;
+    int rc = broker_bind(broker, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    brk_metrics_register(broker);
+    rc = sti_metadata_of(&broker->metadata)->open(broker->metadata.self, &brk_fsm, broker, err);
+    if (rc != STI_OK) {
+        return rc;
+    }
+    brk_anew(broker);
+    rc = brk_disk_start(broker, err);
+    if (rc != STI_OK) {
+        sti_metadata_of(&broker->metadata)->close(broker->metadata.self);
+        return rc;
+    }
+    brk_boot(broker);
+    brk_metrics_start(broker);
+    rc = brk_declared_start(broker, err);
+    if (rc != STI_OK) {
+        struct sti_err stop;
+        (void)broker_stop(broker, STOP_MS, &stop);
+        return rc;
+    }
+    brk_retention_start(broker);
+    atomic_store(&broker->state, BRK_SERVING);
+    return STI_OK;
+}
+
 /* ---- options ------------------------------------------------------------------------------- */
 
-#define AT(field) offsetof(struct brk_conf, field)
+#define AT(field)          offsetof(struct brk_conf, field)
+#define DECLARED_AT(field) offsetof(struct brk_declared, field)
 #define OPT_INT(name, at, default_text, low, high, of, text)                                       \
     static const struct sti_option opt_##name = {.struct_size = sizeof(struct sti_option),         \
                                                  .key = #name,                                     \
@@ -175,22 +187,101 @@ static int broker_stop(void *self, uint32_t deadline_ms, struct sti_err *err)
                                                  .unit = of,                                       \
                                                  .help = text}
 
-OPT_INT(segment_bytes, defaults.segment_bytes, "128M", 1 << 14, 1 << 30, "bytes",
-        "Default of the topic setting segment.bytes.");
-OPT_INT(segment_ms, defaults.segment_ms, "604800000", 1, INT64_MAX, "ms",
-        "Default of the topic setting segment.ms.");
-OPT_INT(index_interval_bytes, defaults.index_interval_bytes, "4096", 64, 1 << 30, "bytes",
-        "Default of the topic setting index.interval.bytes.");
-OPT_INT(retention_bytes, defaults.retention_bytes, "-1", -1, INT64_MAX, "bytes",
-        "Default of the topic setting retention.bytes; -1: no limit.");
-OPT_INT(retention_ms, defaults.retention_ms, "604800000", -1, INT64_MAX, "ms",
-        "Default of the topic setting retention.ms; -1: no limit.");
-OPT_INT(max_message_bytes, defaults.max_message_bytes, "2M", 1024, 1 << 30, "bytes",
-        "Default of the topic setting max.message.bytes.");
-OPT_INT(min_insync_replicas, defaults.min_insync_replicas, "1", 1, 1000, NULL,
-        "Default of the topic setting min.insync.replicas.");
-OPT_INT(flush_interval_ms, defaults.flush_interval_ms, "1000", 1, 86400000, "ms",
-        "Default of the topic setting flush.interval.ms.");
+/* The node's defaults of the settings of a topic. */
+#define OPT_SETTING(key, field, def, low, high, of, help)                                          \
+    OPT_INT(field, defaults.field, def, low, high, of, "Default of the topic setting " key ".");
+#define OPT_WORD(topic_key, name, default_text, words, text)                                       \
+    static const struct sti_option opt_##name = {.struct_size = sizeof(struct sti_option),         \
+                                                 .key = #name,                                     \
+                                                 .type = STI_OPT_ENUM,                             \
+                                                 .offset = AT(defaults.name),                      \
+                                                 .def = default_text,                              \
+                                                 .choices = words,                                 \
+                                                 .help = "Default of the topic setting " topic_key \
+                                                         "."};
+#define OPT_NAME(topic_key, name, default_text, text)                                              \
+    static const struct sti_option opt_##name = {.struct_size = sizeof(struct sti_option),         \
+                                                 .key = #name,                                     \
+                                                 .type = STI_OPT_STRING,                           \
+                                                 .offset = AT(defaults.name),                      \
+                                                 .def = default_text,                              \
+                                                 .min = 1,                                         \
+                                                 .max = SET_STORAGE_MAX,                           \
+                                                 .iface = STI_STORAGE_ID,                          \
+                                                 .help = "Default of the topic setting " topic_key \
+                                                         ": the instance that keeps new topics."};
+SET_ROWS(OPT_SETTING, OPT_WORD, OPT_NAME, SET_ROW_NONE)
+
+static const struct sti_option declared_where = {.struct_size = sizeof(struct sti_option),
+                                                 .key = "where",
+                                                 .type = STI_OPT_PLACE,
+                                                 .offset = DECLARED_AT(where),
+                                                 .help = "Where the group stands."};
+static const struct sti_option declared_name = {.struct_size = sizeof(struct sti_option),
+                                                .key = "name",
+                                                .type = STI_OPT_STRING,
+                                                .offset = DECLARED_AT(name),
+                                                .flags = STI_OPT_REQUIRED,
+                                                .help = "Name of the topic."};
+static const struct sti_option declared_partitions = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "partitions",
+    .type = STI_OPT_INT,
+    .offset = DECLARED_AT(partitions),
+    .def = "0",
+    .max = 1000000,
+    .help = "Its partitions; 0 stands for broker.default_partitions."};
+static const struct sti_option declared_replication = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "replication",
+    .type = STI_OPT_INT,
+    .offset = DECLARED_AT(replication),
+    .def = "0",
+    .max = 1000,
+    .help = "Replicas of each; 0 stands for broker.default_replication."};
+static const struct sti_option declared_config = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "config",
+    .type = STI_OPT_STRINGS,
+    .offset = DECLARED_AT(config),
+    .help = "Its settings, such as \"segment.bytes=1048576\"."};
+static const struct sti_option *const declared_options[] = {
+    &declared_name,   &declared_partitions, &declared_replication,
+    &declared_config, &declared_where,      NULL};
+static const struct sti_option opt_topics = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "topics",
+    .type = STI_OPT_TABLE,
+    .offset = AT(topics),
+    .flags = STI_OPT_ROOT,
+    .nested = declared_options,
+    .nested_size = sizeof(struct brk_declared),
+    .help = "Topics that a start makes if they are missing, before the node is ready; one that is "
+            "there is never changed, and a difference is a warning in the log."};
+static const struct sti_option opt_auto_create_topics = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "auto_create_topics",
+    .type = STI_OPT_BOOL,
+    .offset = AT(auto_create_topics),
+    .def = "false",
+    .help = "Whether a topic that somebody writes to, or whose leader somebody asks for, is made "
+            "when it is missing, with the node's defaults."};
+OPT_INT(auto_create_parallel, auto_create_parallel, "64", 1, 10000, NULL,
+        "Topics that are made on demand at a time; who asks for one more is told to try again.");
+#define OPT_INSTANCE(name, id, text)                                                               \
+    static const struct sti_option opt_##name = {.struct_size = sizeof(struct sti_option),         \
+                                                 .key = #name,                                     \
+                                                 .type = STI_OPT_STRING,                           \
+                                                 .offset = AT(name),                               \
+                                                 .min = 1,                                         \
+                                                 .max = SET_STORAGE_MAX,                           \
+                                                 .iface = id,                                      \
+                                                 .help = text}
+OPT_INSTANCE(metadata, STI_METADATA_ID,
+             "The metadata instance; needed only where several are configured.");
+OPT_INSTANCE(replication, STI_REPLICATION_ID,
+             "The replication instance; needed only where several are configured.");
+
 OPT_INT(default_partitions, default_partitions, "1", 1, 1000000, NULL,
         "Partitions of a topic that is created without a number.");
 OPT_INT(default_replication, default_replication, "1", 1, 1000, NULL,
@@ -250,30 +341,13 @@ OPT_INT(disk_slowdown_ms, disk.slowdown_ms, "10000", 0, 3600000, "ms",
 OPT_INT(disk_check_interval_ms, disk.check_interval_ms, "1000", 10, 60000, "ms",
         "How often free space is looked at; four times as often while a disk is low or full.");
 
-static const struct sti_option opt_flush_policy = {
-    .struct_size = sizeof(struct sti_option),
-    .key = "flush_policy",
-    .type = STI_OPT_ENUM,
-    .offset = AT(defaults.flush_policy),
-    .def = "onroll",
-    .choices = set_flush_policies,
-    .help = "Default of the topic setting flush.policy."};
-static const struct sti_option opt_storage = {
-    .struct_size = sizeof(struct sti_option),
-    .key = "storage",
-    .type = STI_OPT_STRING,
-    .offset = AT(defaults.storage),
-    .def = "storage_mmap",
-    .min = 1,
-    .max = SET_STORAGE_MAX,
-    .help = "Default of the topic setting storage: the instance that keeps new topics."};
-
 static const struct sti_option opt_auth = {
     .struct_size = sizeof(struct sti_option),
     .key = "auth",
     .type = STI_OPT_STRING,
     .offset = AT(auth),
     .max = 64,
+    .iface = STI_AUTH_ID,
     .help = "Instance of the auth plugin that is asked who a caller is and what it may do; without "
             "it everybody may do everything."};
 static const struct sti_option opt_quotas = {
@@ -302,6 +376,8 @@ OPT_INT(quota_entities_max, quota.entities_max, "10000", 64, 10000000, NULL,
         "longest is forgotten.");
 
 static const struct sti_option *const options[] = {&opt_auth,
+                                                   &opt_auto_create_parallel,
+                                                   &opt_auto_create_topics,
                                                    &opt_default_partitions,
                                                    &opt_default_replication,
                                                    &opt_disk_check_interval_ms,
@@ -318,6 +394,10 @@ static const struct sti_option *const options[] = {&opt_auth,
                                                    &opt_inflight_bytes_max,
                                                    &opt_inflight_share_percent,
                                                    &opt_max_message_bytes,
+                                                   &opt_message_timestamp_after_max_ms,
+                                                   &opt_message_timestamp_before_max_ms,
+                                                   &opt_message_timestamp_type,
+                                                   &opt_metadata,
                                                    &opt_metrics_topics_max,
                                                    &opt_min_insync_replicas,
                                                    &opt_opening_parallel,
@@ -330,6 +410,7 @@ static const struct sti_option *const options[] = {&opt_auth,
                                                    &opt_quotas,
                                                    &opt_reopen_max_ms,
                                                    &opt_reopen_min_ms,
+                                                   &opt_replication,
                                                    &opt_retention_bytes,
                                                    &opt_retention_check_interval_ms,
                                                    &opt_retention_ms,
@@ -337,6 +418,7 @@ static const struct sti_option *const options[] = {&opt_auth,
                                                    &opt_segment_ms,
                                                    &opt_slow_request_ms,
                                                    &opt_storage,
+                                                   &opt_topics,
                                                    &opt_topics_max,
                                                    NULL};
 

@@ -187,6 +187,7 @@ static int row_check_batch(struct brk_produce_row *row, struct sti_err *err)
     uint64_t max = (uint64_t)atomic_load_explicit(&part->max_message_bytes, memory_order_relaxed);
     uint64_t len = sti_slices_len(in->slices, in->slice_count);
     if (len > max) {
+        sti_metric_add(part->broker->metrics.refused_message_bytes, 1);
         return sti_err_set(err, STI_E_MESSAGE_TOO_LARGE,
                            "%s-%d: a batch of %llu bytes exceeds max.message.bytes = %llu",
                            part->topic, part->index, (unsigned long long)len,
@@ -207,7 +208,7 @@ static int row_check_batch(struct brk_produce_row *row, struct sti_err *err)
         return sti_err_set(err, STI_E_UNSUPPORTED, "%s-%d: transactions are not offered",
                            part->topic, part->index);
     }
-    return STI_OK;
+    return brk_timestamp_check(part, &row->header, err);
 }
 
 /* Where the payload behind the patched bytes lies. Slices before it are left out; the first may be
@@ -215,7 +216,7 @@ static int row_check_batch(struct brk_produce_row *row, struct sti_err *err)
 static void row_payload(struct brk_produce *p, struct brk_produce_row *row)
 {
     const struct sti_produce_row *in = row->row;
-    struct sti_slice *out = p->slices + row->slice_first;
+    struct sti_slice *out = p->slices + row->slice_first + 1; /* one is kept for a stamp */
     uint64_t skip = STI_BATCH_PATCH_LEN;
     uint32_t count = 0;
     for (uint32_t i = 0; i < in->slice_count; i++) {
@@ -248,6 +249,9 @@ static int row_submit(struct brk_produce *p, struct brk_produce_row *row, struct
     if (rc == STI_OK) {
         rc = brk_lookup(broker, in->topic, in->topic_id, in->partition, &row->part, err);
     }
+    if (rc == STI_E_UNKNOWN_TOPIC && brk_id_is_zero(in->topic_id)) {
+        rc = brk_auto_create(broker, call->request, in->topic, err);
+    }
     if (rc == STI_OK) {
         rc = row_check_batch(row, err);
     }
@@ -272,7 +276,7 @@ static struct brk_produce *produce_new(struct broker *broker, struct sti_produce
 {
     size_t slices = 0;
     for (uint32_t i = 0; i < call->row_count; i++) {
-        slices += call->rows[i]->slice_count;
+        slices += call->rows[i]->slice_count + 1u;
     }
     size_t rows_len = call->row_count * sizeof(struct brk_produce_row);
     struct brk_produce *p = calloc(1, sizeof *p + rows_len + slices * sizeof(struct sti_slice));
@@ -293,7 +297,7 @@ static struct brk_produce *produce_new(struct broker *broker, struct sti_produce
         row->produce = p;
         row->row = call->rows[i];
         row->slice_first = first;
-        first += call->rows[i]->slice_count;
+        first += call->rows[i]->slice_count + 1u;
         p->bytes += sti_slices_len(call->rows[i]->slices, call->rows[i]->slice_count);
     }
     return p;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 const char *const set_flush_policies[] = {"onroll", "interval", "commit", NULL};
+const char *const set_timestamp_types[] = {"CreateTime", "LogAppendTime", NULL};
 
 enum set_type { SET_INT, SET_WORD, SET_NAME, SET_FIXED };
 
@@ -14,51 +15,30 @@ struct set_row {
     const char *key;
     enum set_type type;
     size_t offset;            /* in struct set_values                                      */
+    size_t node_offset;       /* in struct set_defaults                                    */
+    const char *def;          /* of the table; SET_FIXED: the only word that is honoured   */
     int64_t min, max;         /* SET_INT                                                   */
     const char *const *words; /* SET_WORD: its values; SET_FIXED: the words that Kafka has */
-    const char *fixed;        /* SET_FIXED: the only word that this version honours        */
     const char *help;
 };
 
 static const char *const cleanup_words[] = {"delete", "compact", "compact,delete", "delete,compact",
                                             NULL};
-static const char *const timestamp_words[] = {"CreateTime", "LogAppendTime", NULL};
 static const char *const bool_words[] = {"false", "true", NULL};
 static const char *const compression_words[] = {"producer", "uncompressed", "gzip", "snappy",
                                                 "lz4",      "zstd",         NULL};
 
-#define AT(field) offsetof(struct set_values, field)
+#define AT(field)      offsetof(struct set_values, field)
+#define NODE_AT(field) offsetof(struct set_defaults, field)
+#define ROW_INT(key, field, def, min, max, unit, help)                                             \
+    {key, SET_INT, AT(field), NODE_AT(field), def, min, max, NULL, help},
+#define ROW_WORD(key, field, def, words, help)                                                     \
+    {key, SET_WORD, AT(field), NODE_AT(field), def, 0, 0, words, help},
+#define ROW_NAME(key, field, def, help)                                                            \
+    {key, SET_NAME, AT(field), NODE_AT(field), def, 0, 0, NULL, help},
+#define ROW_FIXED(key, words, word, help) {key, SET_FIXED, 0, 0, word, 0, 0, words, help},
 
-static const struct set_row rows[SET_COUNT] = {
-    {"cleanup.policy", SET_FIXED, 0, 0, 0, cleanup_words, "delete",
-     "What happens to old records: delete drops whole segments."},
-    {"compression.type", SET_FIXED, 0, 0, 0, compression_words, "producer",
-     "Batches are stored as their producer compressed them."},
-    {"flush.interval.ms", SET_INT, AT(flush_interval_ms), 1, 86400000, NULL, NULL,
-     "With flush.policy=interval: everything is synced at the latest after so many ms."},
-    {"flush.policy", SET_WORD, AT(flush_policy), 0, 0, set_flush_policies, NULL,
-     "When data is synced to disk: onroll, interval, or commit (before the acknowledgement)."},
-    {"index.interval.bytes", SET_INT, AT(index_interval_bytes), 64, 1 << 30, NULL, NULL,
-     "Log bytes between two entries of the offset index."},
-    {"max.message.bytes", SET_INT, AT(max_message_bytes), 1024, 1 << 30, NULL, NULL,
-     "The largest record batch that is taken, as sent."},
-    {"message.timestamp.type", SET_FIXED, 0, 0, 0, timestamp_words, "CreateTime",
-     "Timestamps are those that producers set."},
-    {"min.insync.replicas", SET_INT, AT(min_insync_replicas), 1, 1000, NULL, NULL,
-     "With acks=quorum: fewer in-sync replicas refuse the append."},
-    {"retention.bytes", SET_INT, AT(retention_bytes), -1, INT64_MAX, NULL, NULL,
-     "A partition larger than this drops its oldest segments; -1: no limit."},
-    {"retention.ms", SET_INT, AT(retention_ms), -1, INT64_MAX, NULL, NULL,
-     "Segments whose newest record is older than this are dropped; -1: no limit."},
-    {"segment.bytes", SET_INT, AT(segment_bytes), 1 << 14, 1 << 30, NULL, NULL,
-     "A segment is closed before it would pass this size."},
-    {"segment.ms", SET_INT, AT(segment_ms), 1, INT64_MAX, NULL, NULL,
-     "A segment older than this is closed at the next append."},
-    {"storage", SET_NAME, AT(storage), 0, 0, NULL, NULL,
-     "The storage instance that keeps the topic; chosen when it is created."},
-    {"unclean.leader.election.enable", SET_FIXED, 0, 0, 0, bool_words, "false",
-     "Whether a replica that may lack records can become leader."},
-};
+static const struct set_row rows[SET_COUNT] = {SET_ROWS(ROW_INT, ROW_WORD, ROW_NAME, ROW_FIXED)};
 
 /* Edit distance, bounded by small strings; for "did you mean". */
 static size_t distance(const char *a, const char *b)
@@ -153,10 +133,10 @@ static int check_word(const struct set_row *row, const char *value, struct sti_e
         return sti_err_set(err, STI_E_INVALID_ARGUMENT, "%s: expected one of %s, found \"%.40s\"",
                            row->key, list, value);
     }
-    if (row->type == SET_FIXED && strcmp(value, row->fixed) != 0) {
+    if (row->type == SET_FIXED && strcmp(value, row->def) != 0) {
         return sti_err_set(err, STI_E_UNSUPPORTED,
                            "%s=%.40s is not supported by this version; it knows %s=%s", row->key,
-                           value, row->key, row->fixed);
+                           value, row->key, row->def);
     }
     return STI_OK;
 }
@@ -198,26 +178,33 @@ static const char *override_of(const struct cat_setting *settings, uint32_t coun
     return NULL;
 }
 
+/* The node's value of a row, in the values. */
+static void take_node(const struct set_row *row, const struct set_defaults *d,
+                      struct set_values *out)
+{
+    const void *from = (const char *)d + row->node_offset;
+    void *to = (char *)out + row->offset;
+    if (row->type == SET_INT) {
+        memcpy(to, from, sizeof(int64_t));
+    } else if (row->type == SET_WORD) {
+        int32_t word;
+        memcpy(&word, from, sizeof word);
+        *(int64_t *)to = word;
+    } else if (row->type == SET_NAME) {
+        snprintf(out->storage, sizeof out->storage, "%s", d->storage);
+    }
+}
+
 void set_resolve(const struct set_defaults *d, const struct cat_setting *settings, uint32_t count,
                  struct set_values *out)
 {
-    *out = (struct set_values){.segment_bytes = d->segment_bytes,
-                               .segment_ms = d->segment_ms,
-                               .index_interval_bytes = d->index_interval_bytes,
-                               .retention_bytes = d->retention_bytes,
-                               .retention_ms = d->retention_ms,
-                               .max_message_bytes = d->max_message_bytes,
-                               .min_insync_replicas = d->min_insync_replicas,
-                               .flush_policy = d->flush_policy,
-                               .flush_interval_ms = d->flush_interval_ms};
-    snprintf(out->storage, sizeof out->storage, "%s", d->storage);
+    memset(out, 0, sizeof *out);
     for (int i = 0; i < SET_COUNT; i++) {
         const char *value = override_of(settings, count, rows[i].key);
         void *at = (char *)out + rows[i].offset;
         if (value == NULL) {
-            continue;
-        }
-        if (rows[i].type == SET_INT) {
+            take_node(&rows[i], d, out);
+        } else if (rows[i].type == SET_INT) {
             (void)parse_int(value, at);
         } else if (rows[i].type == SET_WORD) {
             *(int64_t *)at = word_index(rows[i].words, value);
@@ -247,7 +234,39 @@ static void value_text(const struct set_row *row, const struct set_values *value
     } else if (row->type == SET_WORD) {
         snprintf(text, max, "%s", row->words[*(const int64_t *)at]);
     } else {
-        snprintf(text, max, "%s", row->type == SET_NAME ? values->storage : row->fixed);
+        snprintf(text, max, "%s", row->type == SET_NAME ? values->storage : row->def);
+    }
+}
+
+void set_text(const char *key, const struct set_values *values, char *text, size_t max)
+{
+    value_text(row_find(key), values, text, max);
+}
+
+/* A number as a default stands in the table: K, M and G are powers of 1024. */
+static int64_t default_number(const char *text)
+{
+    char *end = NULL;
+    long long value = strtoll(text, &end, 10);
+    return value * (*end == 'K' ? 1 << 10 : *end == 'M' ? 1 << 20 : *end == 'G' ? 1 << 30 : 1);
+}
+
+/* Has the node another default than the table? */
+static bool node_differs(const struct set_row *row, const struct set_defaults *defaults)
+{
+    struct set_values values;
+    memset(&values, 0, sizeof values);
+    take_node(row, defaults, &values);
+    const int64_t *number = (const void *)((const char *)&values + row->offset);
+    switch (row->type) {
+    case SET_INT:
+        return *number != default_number(row->def);
+    case SET_WORD:
+        return strcmp(row->words[*number], row->def) != 0;
+    case SET_NAME:
+        return strcmp(values.storage, row->def) != 0;
+    default:
+        return false;
     }
 }
 
@@ -258,11 +277,12 @@ void set_describe(int i, const struct set_defaults *defaults, const struct cat_t
     bool own = override_of(topic->settings, topic->setting_count, rows[i].key) != NULL;
     set_resolve(defaults, topic->settings, topic->setting_count, &values);
     value_text(&rows[i], &values, value, value_max);
-    *out = (struct sti_topic_config){.struct_size = sizeof *out,
-                                     .source = own                         ? STI_CONFIG_TOPIC
-                                               : rows[i].type == SET_FIXED ? STI_CONFIG_DEFAULT
-                                                                           : STI_CONFIG_NODE,
-                                     .key = rows[i].key,
-                                     .value = value,
-                                     .help = rows[i].help};
+    *out =
+        (struct sti_topic_config){.struct_size = sizeof *out,
+                                  .source = own                                ? STI_CONFIG_TOPIC
+                                            : node_differs(&rows[i], defaults) ? STI_CONFIG_NODE
+                                                                               : STI_CONFIG_DEFAULT,
+                                  .key = rows[i].key,
+                                  .value = value,
+                                  .help = rows[i].help};
 }

@@ -112,6 +112,7 @@ static void topic_take(struct broker *broker, const struct cat_topic *from, bool
 static void on_created(void *ctx, const struct cat_topic *from)
 {
     struct broker *broker = ctx;
+    brk_change_applied(broker, from);
     if (broker->booted) {
         topic_take(broker, from, true);
         count_metrics(broker);
@@ -122,6 +123,7 @@ static void on_altered(void *ctx, const struct cat_topic *from)
 {
     struct broker *broker = ctx;
     struct set_values values;
+    brk_change_applied(broker, from);
     struct brk_topic *topic = broker->booted ? brk_topic_get(broker, from->name) : NULL;
     if (topic == NULL) {
         return;

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "broker/broker_plugin.h"
+#include "broker/settings.h"
 #include "kernel/node.h"
 
 struct doc {
@@ -76,6 +77,9 @@ static void range_cell(FILE *out, const struct sti_option *opt)
 
 static void markdown_row(FILE *out, const struct sti_option *opt)
 {
+    if (opt->type == STI_OPT_PLACE) {
+        return; /* no key of the file */
+    }
     fprintf(out, "| `%s` | %s | ", opt->key, type_word(opt->type));
     if ((opt->flags & STI_OPT_REQUIRED) != 0) {
         fputs("required", out);
@@ -90,6 +94,9 @@ static void markdown_row(FILE *out, const struct sti_option *opt)
     range_cell(out, opt);
     fprintf(out, " | %s | ", (opt->flags & STI_OPT_RELOADABLE) != 0 ? "SIGHUP" : "restart");
     cell(out, opt->help);
+    fputs((opt->flags & STI_OPT_ROOT) != 0 ? " Stands at the top of the file, beside the groups."
+                                           : "",
+          out);
     fprintf(out, "%s |\n", (opt->flags & STI_OPT_SECRET) != 0 ? " Never printed." : "");
 }
 
@@ -147,6 +154,51 @@ static void markdown_head(FILE *out)
         out);
 }
 
+/* One setting of a topic: the rows of SET_ROWS. */
+static void setting_int(FILE *out, const char *key, const char *def, int64_t min, int64_t max,
+                        const char *unit, const char *help)
+{
+    fprintf(out, "| `%s` | `%s` | ", key, def);
+    limit(out, min);
+    fputs(" to ", out);
+    limit(out, max);
+    fprintf(out, "%s%s | %s |\n", unit == NULL ? "" : " ", unit == NULL ? "" : unit, help);
+}
+
+static void setting_word(FILE *out, const char *key, const char *def, const char *const *words,
+                         const char *help)
+{
+    fprintf(out, "| `%s` | `%s` | ", key, def);
+    for (size_t i = 0; words != NULL && words[i] != NULL; i++) {
+        fprintf(out, "%s`%s`", i == 0 ? "" : ", ", words[i]);
+    }
+    fprintf(out, "%s | %s |\n", words == NULL ? "an instance" : "", help);
+}
+
+static void markdown_settings(FILE *out)
+{
+    fputs(
+        "## Settings of a topic\n\n"
+        "Given when a topic is created (`--config KEY=VALUE`, or `config` of a declared one) and, "
+        "but for `storage`, altered while\nit serves; a change counts from its answer on. What a "
+        "topic does not set comes from the node's option of the same name\nwith underscores in "
+        "`broker`, else from this table; `describe-topic` says which. A setting with one word in "
+        "its range\nknows no other in this version.\n\n"
+        "| setting | default | range | meaning |\n| --- | --- | --- | --- |\n",
+        out);
+#define INT(key, field, def, min, max, unit, help) setting_int(out, key, def, min, max, unit, help);
+#define WORD(key, field, def, words, help)         setting_word(out, key, def, words, help);
+#define NAME(key, field, def, help)                setting_word(out, key, def, NULL, help);
+#define FIXED(key, words, word, help)                                                              \
+    setting_word(out, key, word, (const char *const[]){word, NULL}, help);
+    SET_ROWS(INT, WORD, NAME, FIXED)
+#undef INT
+#undef WORD
+#undef NAME
+#undef FIXED
+    fputc('\n', out);
+}
+
 /* ---- reference.cfg ------------------------------------------------------------------------- */
 
 static bool is_number(const char *text)
@@ -176,15 +228,26 @@ static void reference_value(FILE *out, const struct sti_option *opt)
     fprintf(out, bare || quoted ? "%s" : "\"%s\"", opt->def);
 }
 
-static void reference_option(FILE *out, const struct sti_option *opt, const char *indent)
+/* A list of groups as it would stand in a file, as a comment. */
+static void reference_table(FILE *out, const struct sti_option *opt, const char *indent)
 {
-    fprintf(out, "%s# %s\n", indent, opt->help);
-    if (opt->type == STI_OPT_TABLE) {
-        fprintf(out, "%s# %s: ( {", indent, opt->key);
-        for (size_t i = 0; opt->nested[i] != NULL; i++) {
+    fprintf(out, "%s# %s: ( {", indent, opt->key);
+    for (size_t i = 0; opt->nested[i] != NULL; i++) {
+        if (opt->nested[i]->type != STI_OPT_PLACE) {
             fprintf(out, " %s = ...;", opt->nested[i]->key);
         }
-        fputs(" } );\n", out);
+    }
+    fputs(" } );\n", out);
+}
+
+static void reference_option(FILE *out, const struct sti_option *opt, const char *indent)
+{
+    if ((opt->flags & STI_OPT_ROOT) != 0) {
+        return; /* reference_roots */
+    }
+    fprintf(out, "%s# %s\n", indent, opt->help);
+    if (opt->type == STI_OPT_TABLE) {
+        reference_table(out, opt, indent);
         return;
     }
     if (opt->def == NULL) {
@@ -207,6 +270,18 @@ static void reference_group(FILE *out, const char *name, const char *text,
         reference_option(out, table[i], inner);
     }
     fprintf(out, "%s};\n%s", indent, *indent == '\0' ? "\n" : "");
+}
+
+/* What stands beside the groups. */
+static void reference_roots(FILE *out, const struct sti_option *const *table)
+{
+    for (size_t i = 0; table[i] != NULL; i++) {
+        if ((table[i]->flags & STI_OPT_ROOT) != 0) {
+            fprintf(out, "# %s\n", table[i]->help);
+            reference_table(out, table[i], "");
+            fputc('\n', out);
+        }
+    }
 }
 
 /* ---- both ---------------------------------------------------------------------------------- */
@@ -281,7 +356,10 @@ static int generate(struct doc *doc, const char *dir)
     section(doc, "node", "The node and its kernel.", krn_node_options, false);
     section(doc, "broker", "Topics, partitions, produce and fetch.", sti_broker_plugin.options,
             false);
-    if (doc->reference) {
+    if (!doc->reference) {
+        markdown_settings(doc->out);
+    } else {
+        reference_roots(doc->out, sti_broker_plugin.options);
         fputs("plugins: {\n", doc->out);
     }
     int rc = plugin_sections(doc, dir);

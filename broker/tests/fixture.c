@@ -24,6 +24,8 @@ void fix_conf_defaults(struct brk_conf *conf)
             *(int64_t *)at = option_int(*o);
         } else if ((*o)->type == STI_OPT_STRING) {
             *(const char **)at = (*o)->def;
+        } else if ((*o)->type == STI_OPT_BOOL) {
+            *(bool *)at = strcmp((*o)->def, "true") == 0;
         } else if ((*o)->type == STI_OPT_ENUM) {
             int32_t i = 0;
             while (strcmp((*o)->choices[i], (*o)->def) != 0) {

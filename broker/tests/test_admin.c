@@ -81,19 +81,19 @@ static void test_counts_and_limits(void **state)
             "replication keeps 1");
     topic_call_init(&t, "t", 1001);
     refused(fix, fix->vt->create_topic, &t, STI_E_RESOURCE_EXHAUSTED,
-            "topic t: 1001 partitions exceed partitions_per_topic_max = 1000");
+            "topic t: 1001 partitions exceed broker.partitions_per_topic_max = 1000");
     fix->conf.partitions_max = 3;
     assert_int_equal(fix_create(fix, "a", 2, NULL, NULL), STI_OK);
     topic_call_init(&t, "t", 2);
     refused(fix, fix->vt->create_topic, &t, STI_E_RESOURCE_EXHAUSTED,
-            "topic t: 2 more partitions would pass partitions_max = 3 (2 are there)");
+            "topic t: 2 more partitions would pass broker.partitions_max = 3 (2 are there)");
     fix->conf.topics_max = 1;
     topic_call_init(&t, "t", 1);
     refused(fix, fix->vt->create_topic, &t, STI_E_RESOURCE_EXHAUSTED,
-            "topic t would pass topics_max = 1");
+            "topic t would pass broker.topics_max = 1");
     topic_call_init(&t, "a", 4);
     refused(fix, fix->vt->alter_topic, &t, STI_E_RESOURCE_EXHAUSTED,
-            "topic a: 2 more partitions would pass partitions_max = 3 (2 are there)");
+            "topic a: 2 more partitions would pass broker.partitions_max = 3 (2 are there)");
     fix->conf.partitions_max = fix->conf.partitions_per_topic_max = 1; /* lowered: only growth */
     assert_int_equal(fix_alter(fix, "a", -1, "retention.ms", "5"), STI_OK);
     assert_int_equal(fix_alter(fix, "a", 2, NULL, NULL), STI_OK);
@@ -133,7 +133,7 @@ static void test_settings(void **state)
     topic_call_init(&t, "t", -1);
     topic_call_set(&t, "storage", "storage_mmap");
     refused(fix, fix->vt->alter_topic, &t, STI_E_UNSUPPORTED,
-            "storage: a topic stays on the instance that it was created on");
+            "storage cannot be altered: a topic stays on the instance that it was created on");
 }
 
 static void test_alter(void **state)

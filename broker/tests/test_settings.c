@@ -33,10 +33,20 @@ static const struct row rows[] = {
     {"max.message.bytes", "max_message_bytes", "2097152", "1024", "1k",
      "max.message.bytes: expected a whole number from 1024 to 1073741824, found \"1k\"",
      STI_E_INVALID_ARGUMENT},
-    {"message.timestamp.type", NULL, "CreateTime", "CreateTime", "LogAppendTime",
-     "message.timestamp.type=LogAppendTime is not supported by this version; it knows "
-     "message.timestamp.type=CreateTime",
-     STI_E_UNSUPPORTED},
+    {"message.timestamp.after.max.ms", "message_timestamp_after_max_ms", "3600000", "0", "-1",
+     "message.timestamp.after.max.ms: expected a whole number from 0 to 9223372036854775807, found "
+     "\"-1\"",
+     STI_E_INVALID_ARGUMENT},
+    {"message.timestamp.before.max.ms", "message_timestamp_before_max_ms", "9223372036854775807",
+     "0", "1h",
+     "message.timestamp.before.max.ms: expected a whole number from 0 to 9223372036854775807, "
+     "found "
+     "\"1h\"",
+     STI_E_INVALID_ARGUMENT},
+    {"message.timestamp.type", "message_timestamp_type", "CreateTime", "LogAppendTime",
+     "AppendTime",
+     "message.timestamp.type: expected one of CreateTime, LogAppendTime, found \"AppendTime\"",
+     STI_E_INVALID_ARGUMENT},
     {"min.insync.replicas", "min_insync_replicas", "1", "1000", "1001",
      "min.insync.replicas: expected a whole number from 1 to 1000, found \"1001\"",
      STI_E_INVALID_ARGUMENT},
@@ -96,13 +106,42 @@ static void test_defaults_and_overrides(void **state)
         set_describe(i, &conf.defaults, &topic, value, sizeof value, &out);
         assert_string_equal(value, rows[r].def);
         assert_string_equal(out.value, rows[r].def);
-        assert_int_equal(out.source, rows[r].option == NULL ? STI_CONFIG_DEFAULT : STI_CONFIG_NODE);
+        assert_int_equal(out.source, STI_CONFIG_DEFAULT);
         assert_true(strlen(out.help) > 10);
         topic.setting_count = 1;
         set_describe(i, &conf.defaults, &topic, value, sizeof value, &out);
         assert_string_equal(value, rows[r].good);
         assert_int_equal(out.source, STI_CONFIG_TOPIC);
     }
+}
+
+/* Whose value it is: the node's only when its option is not what the table says. */
+static void test_source(void **state)
+{
+    static const struct {
+        const char *key, *value;
+    } changed[] = {{"retention.ms", "5"}, {"flush.policy", "commit"}, {"storage", "other"}};
+    struct brk_conf conf;
+    struct cat_topic none = {.setting_count = 0};
+    (void)state;
+    fix_conf_defaults(&conf);
+    conf.defaults.retention_ms = 5;
+    conf.defaults.flush_policy = STI_FLUSH_COMMIT;
+    conf.defaults.storage = "other";
+    int node = 0;
+    for (int i = 0; i < SET_COUNT; i++) {
+        struct sti_topic_config out;
+        char value[96];
+        set_describe(i, &conf.defaults, &none, value, sizeof value, &out);
+        node += out.source == STI_CONFIG_NODE ? 1 : 0;
+        for (size_t c = 0; c < 3; c++) {
+            if (strcmp(out.key, changed[c].key) == 0) {
+                assert_string_equal(value, changed[c].value);
+                assert_int_equal(out.source, STI_CONFIG_NODE);
+            }
+        }
+    }
+    assert_int_equal(node, 3);
 }
 
 static void test_refusals(void **state)
@@ -194,6 +233,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults_and_overrides),
+        cmocka_unit_test(test_source),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_every_setting_is_covered),
         cmocka_unit_test(test_did_you_mean),

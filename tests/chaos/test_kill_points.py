@@ -35,6 +35,8 @@ TRIES = 6
 # No call on the wire truncates a log, or can make one that lost a batch at a reboot; both are what
 # plugins/storage_mmap/tests/test_crash.c kills at.
 UNIT_ONLY = ("truncate.", "recover.truncation.", "recover.before_unlink")
+# Topics that the configuration declares have a test of their own: test_declared.py.
+UNIT_ONLY += ("declared.",)
 # Points that a sound disk does not lead to: what has to fail before, and how the failure is called.
 FAILS_BEFORE = {
     "segment.append.before_undo": "segment.append.after_write:ENOSPC@p0.1",

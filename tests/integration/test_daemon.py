@@ -256,8 +256,6 @@ class Running(harness.TestCase):
         path = self.path("node.cfg")
         with open(path, "w", encoding="utf-8") as file:
             file.write(text + '\ntopics: ( { name = "declared"; partitions = 2; config = [ "segment.bytes=2097152" ]; } );\n')
-        if self.daemon("--config", path, "--check").status == 2:
-            self.skipTest("topics in the config are not offered yet")
         node = self.node(config=path).start()
         described = self.cli(node, "describe-topic", "--name", "declared", options=["--json"]).out
         self.assertIn("2097152", described)

@@ -91,7 +91,7 @@ class Settings(harness.TestCase):
         self.error(out, "UNSUPPORTED")
 
     def test_what_is_not_offered_yet_is_refused_by_name(self):
-        for key, value in [("message.timestamp.type", "LogAppendTime"), ("cleanup.policy", "compact"), ("compression.type", "gzip")]:
+        for key, value in [("cleanup.policy", "compact"), ("compression.type", "gzip")]:
             with self.subTest(key=key):
                 sentence = self.refused("UNSUPPORTED", self.client.create, "t", config={key: value})
                 self.assertIn(key, sentence)
