@@ -120,6 +120,7 @@ static void test_declared_wrong(void **state)
             "1073741824, found \"1\"");
     refused(fix, five, 1, "f:1: topics[0].config: expected KEY=VALUE, found \"segment.bytes\"");
     refused(fix, six, 1, "f:1: topics[0]: topic r: segment.ms is given twice");
+    assert_int_equal(fix->fm->proposals, 0);
     fix->conf.topics_max = 1;
     refused(fix, two, 2, "f:2: topics[1]: 2 topics are declared, broker.topics_max = 1");
     fix_free(fix);
