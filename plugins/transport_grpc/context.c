@@ -2,9 +2,10 @@
  *
  * All strings are copied into the call, cut to their maximum, and hold printable ASCII only: they
  * end up in logs. Credentials are the token of an `authorization: Bearer` header; the broker says
- * whose they are, before a method is run. A trace id is taken from `x-trace-id`, else from the
- * second part of a W3C `traceparent`. The connection is a hash of the peer's address and port,
- * which no other open connection of this listener has.
+ * whose they are, before a method is run. A trace id is taken from `x-trace-id`, else from a valid
+ * W3C `traceparent`, else made here, so that every call has one; it goes back in the trailing
+ * metadata. The connection is a hash of the peer's address and port, which no other open connection
+ * of this listener has.
  */
 #include <grpc/slice.h>
 #include <grpc/support/alloc.h>
@@ -23,20 +24,50 @@ static void copy_text(char *out, size_t out_max, const uint8_t *data, size_t len
     out[n] = '\0';
 }
 
-/* "00-<32 hex digits>-<16 hex digits>-01" */
+/* `len` lower-case hex digits, and not all of them 0 where that is said to be invalid. */
+static bool is_hex(const uint8_t *data, size_t len, bool zero_allowed)
+{
+    bool zero = true;
+    for (size_t i = 0; i < len; i++) {
+        if (data[i] == '\0' || strchr("0123456789abcdef", data[i]) == NULL) {
+            return false;
+        }
+        zero = zero && data[i] == '0';
+    }
+    return zero_allowed || !zero;
+}
+
+/* W3C Trace Context: version "00", trace-id 32, parent-id 16, flags 2 hex digits, joined by '-'.
+ * Later versions may append to it; version ff is invalid, and so is an id of zeros. What is not
+ * valid is as if it were not there. */
 static void copy_traceparent(char *out, size_t out_max, const uint8_t *data, size_t len)
 {
-    enum { VERSION_LEN = 3, TRACE_LEN = 32 };
-    if (len < VERSION_LEN + TRACE_LEN + 1 || data[2] != '-' ||
-        data[VERSION_LEN + TRACE_LEN] != '-') {
+    enum { TRACE = 3, TRACE_LEN = 32, PARENT = 36, PARENT_LEN = 16, FLAGS = 53, LEN = 55 };
+    if (len < LEN || !is_hex(data, 2, true) || memcmp(data, "ff", 2) == 0 ||
+        data[TRACE - 1] != '-' || !is_hex(data + TRACE, TRACE_LEN, false) ||
+        data[PARENT - 1] != '-' || !is_hex(data + PARENT, PARENT_LEN, false) ||
+        data[FLAGS - 1] != '-' || !is_hex(data + FLAGS, 2, true)) {
         return;
     }
-    for (size_t i = VERSION_LEN; i < VERSION_LEN + TRACE_LEN; i++) {
-        if (strchr("0123456789abcdefABCDEF", data[i]) == NULL || data[i] == '\0') {
-            return;
+    if (len > LEN && (memcmp(data, "00", 2) == 0 || data[LEN] != '-')) {
+        return;
+    }
+    copy_text(out, out_max, data + TRACE, TRACE_LEN);
+}
+
+/* An id that no other call has: a random part of the instance, and a number. */
+static void make_trace_id(struct tgr_rpc *rpc)
+{
+    struct tgr_transport *t = rpc->t;
+    uint64_t number = atomic_fetch_add_explicit(&t->trace_number, 1, memory_order_relaxed);
+    uint64_t parts[2] = {t->trace_random, number};
+    char *out = rpc->trace_id;
+    for (size_t i = 0; i < 2; i++) {
+        for (int shift = 60; shift >= 0; shift -= 4) {
+            *out++ = "0123456789abcdef"[(parts[i] >> shift) & 15u];
         }
     }
-    copy_text(out, out_max, data + VERSION_LEN, TRACE_LEN);
+    *out = '\0';
 }
 
 static void read_metadata(struct tgr_rpc *rpc)
@@ -50,13 +81,16 @@ static void read_metadata(struct tgr_rpc *rpc)
             copy_text(rpc->client_id, sizeof rpc->client_id, value, len);
         } else if (grpc_slice_str_cmp(md->key, "x-trace-id") == 0) {
             copy_text(rpc->trace_id, sizeof rpc->trace_id, value, len);
-            explicit_trace = true;
+            explicit_trace = len > 0;
         } else if (!explicit_trace && grpc_slice_str_cmp(md->key, "traceparent") == 0) {
             copy_traceparent(rpc->trace_id, sizeof rpc->trace_id, value, len);
         } else if (grpc_slice_str_cmp(md->key, "authorization") == 0) {
             rpc->authorization = value;
             rpc->authorization_len = len;
         }
+    }
+    if (rpc->trace_id[0] == '\0') {
+        make_trace_id(rpc);
     }
 }
 

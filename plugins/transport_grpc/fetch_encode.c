@@ -1,11 +1,13 @@
 /* fetch_encode.c -- see fetch.h.
  *
- *     FetchResponse: { 7a | length of what follows | FetchResult }...   field 15, bytes
- *     FetchResult:   fields 1..7 | 7a | length | batches                field 15, bytes
+ *     FetchResponse: { 7a | length of what follows | FetchResult }...      field 15, bytes
+ *     FetchResult:   fields 1..8 | 7a | length | batches                   field 15, bytes
+ *              or    fields 1..8 | { 72 | length | FetchedRecord }...      field 14, repeated
  *
- * `batches` has the highest number of its message, so all that is ours comes before it: headers
+ * What is long has the highest number of its message, so all that is ours comes before it: headers
  * lie in one block of memory, of which each run between two payloads is a slice, and payloads are
- * the memory that storage handed out. gRPC sends them in place and calls release() at the end.
+ * the memory that storage handed out, or the block that holds decoded records. gRPC sends them in
+ * place and calls release() at the end.
  */
 #include <grpc/slice.h>
 
@@ -19,27 +21,35 @@ static void release(void *owner)
     ((struct sti_slice_owner *)owner)->unref(owner);
 }
 
-static uint64_t payload_len(const struct sti_fetch_row *row)
+static uint64_t batches_len(const struct tgr_fetch_out *out)
 {
-    return sti_slices_len(row->slices, row->slice_count);
+    return out->decoded ? 0 : sti_slices_len(out->row->slices, out->row->slice_count);
 }
 
-/* Bytes of fields 1..7 and the head of `batches`. */
-static uint64_t body_len(const Streamit__V1__FetchResult *result, uint64_t payload)
+/* Bytes of the payload, which follows the header. */
+static uint64_t payload_len(const struct tgr_fetch_out *out)
 {
-    uint64_t len = streamit__v1__fetch_result__get_packed_size(result);
-    return payload == 0 ? len : len + 1 + tgr_varint_len(payload);
+    return out->decoded ? GRPC_SLICE_LENGTH(out->records) : batches_len(out);
 }
 
-static size_t header_put(uint8_t *out, const Streamit__V1__FetchResult *result, uint64_t payload)
+/* Bytes of fields 1..8 and the head of `batches`. */
+static uint64_t body_len(const struct tgr_fetch_out *out)
+{
+    uint64_t len = streamit__v1__fetch_result__get_packed_size(&out->result);
+    uint64_t batches = batches_len(out);
+    return batches == 0 ? len : len + 1 + tgr_varint_len(batches);
+}
+
+static size_t header_put(uint8_t *bytes, const struct tgr_fetch_out *out)
 {
     size_t n = 0;
-    out[n++] = KEY_FIELD_15;
-    n += tgr_varint_put(out + n, body_len(result, payload) + payload);
-    n += streamit__v1__fetch_result__pack(result, out + n);
-    if (payload > 0) {
-        out[n++] = KEY_FIELD_15;
-        n += tgr_varint_put(out + n, payload);
+    uint64_t batches = batches_len(out);
+    bytes[n++] = KEY_FIELD_15;
+    n += tgr_varint_put(bytes + n, body_len(out) + payload_len(out));
+    n += streamit__v1__fetch_result__pack(&out->result, bytes + n);
+    if (batches > 0) {
+        bytes[n++] = KEY_FIELD_15;
+        n += tgr_varint_put(bytes + n, batches);
     }
     return n;
 }
@@ -57,36 +67,47 @@ static grpc_slice payload_take(struct sti_slice *slice)
     return out;
 }
 
-grpc_byte_buffer *tgr_fetch_encode(struct tgr_arena *arena, struct sti_fetch *call,
-                                   const Streamit__V1__FetchResult *results)
+/* Move a row's payload to `slices`. @return how many */
+static size_t payloads_take(struct tgr_fetch_out *out, grpc_slice *slices)
+{
+    struct sti_fetch_row *row = out->row;
+    size_t n = 0;
+    if (out->decoded) {
+        slices[n++] = out->records;
+        out->records = grpc_empty_slice();
+        return n;
+    }
+    for (uint32_t s = 0; s < row->slice_count; s++) {
+        slices[n++] = payload_take(&row->slices[s]);
+    }
+    row->slice_count = 0;
+    return n;
+}
+
+grpc_byte_buffer *tgr_fetch_encode(struct tgr_arena *arena, struct tgr_fetch_out *outs,
+                                   size_t count)
 {
     uint64_t header_len = 0;
-    size_t count = 0;
-    for (uint32_t r = 0; r < call->row_count; r++) {
-        uint64_t payload = payload_len(call->rows[r]);
-        uint64_t body = body_len(&results[r], payload);
-        header_len += 1 + tgr_varint_len(body + payload) + body;
-        count += 1u + call->rows[r]->slice_count;
+    size_t slices_max = 1;
+    for (size_t r = 0; r < count; r++) {
+        uint64_t body = body_len(&outs[r]);
+        header_len += 1 + tgr_varint_len(body + payload_len(&outs[r])) + body;
+        slices_max += 2u + outs[r].row->slice_count;
     }
-    grpc_slice *slices = tgr_arena_alloc(arena, count, sizeof *slices);
+    grpc_slice *slices = tgr_arena_alloc(arena, slices_max, sizeof *slices);
     if (slices == NULL) {
         return NULL;
     }
     grpc_slice headers = grpc_slice_malloc((size_t)header_len);
     uint8_t *bytes = GRPC_SLICE_START_PTR(headers);
     size_t pos = 0, begin = 0, n = 0;
-    for (uint32_t r = 0; r < call->row_count; r++) {
-        struct sti_fetch_row *row = call->rows[r];
-        pos += header_put(bytes + pos, &results[r], payload_len(row));
-        if (row->slice_count == 0 && r + 1 < call->row_count) {
-            continue; /* the next row's header joins this run */
+    for (size_t r = 0; r < count; r++) {
+        pos += header_put(bytes + pos, &outs[r]);
+        if (payload_len(&outs[r]) > 0 || r + 1 == count) { /* else the next header joins this run */
+            slices[n++] = grpc_slice_sub(headers, begin, pos);
+            begin = pos;
+            n += payloads_take(&outs[r], slices + n);
         }
-        slices[n++] = grpc_slice_sub(headers, begin, pos);
-        begin = pos;
-        for (uint32_t s = 0; s < row->slice_count; s++) {
-            slices[n++] = payload_take(&row->slices[s]);
-        }
-        row->slice_count = 0;
     }
     grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(slices, n);
     for (size_t i = 0; i < n; i++) {

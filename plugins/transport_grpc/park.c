@@ -61,6 +61,7 @@ static void drain(struct tgr_rpc *rpc)
 {
     switch (rpc->method) {
     case TGR_FETCH:
+    case TGR_FETCH_STREAM:
         tgr_fetch_drain(rpc);
         return;
     case TGR_PRODUCE_STREAM:
@@ -69,6 +70,19 @@ static void drain(struct tgr_rpc *rpc)
     default: /* ended by stop */
         return;
     }
+}
+
+static void cut(struct tgr_rpc *rpc)
+{
+    if (tgr_is_record_stream(rpc->method)) {
+        (void)grpc_call_cancel_with_status(rpc->call, GRPC_STATUS_UNAVAILABLE,
+                                           "UNAVAILABLE: the node is shutting down", NULL);
+    }
+}
+
+void tgr_parked_cut(struct tgr_transport *t)
+{
+    tgr_parked_each(t, cut);
 }
 
 void tgr_parked_drain(struct tgr_transport *t)

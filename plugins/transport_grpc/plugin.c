@@ -94,6 +94,7 @@ static int start(void *self, struct sti_err *err)
     if (rc != STI_OK) {
         return rc;
     }
+    t->host->random(t->host->ctx, &t->trace_random, sizeof t->trace_random);
     tgr_metrics_init(t);
     return tgr_server_start(t, err);
 }

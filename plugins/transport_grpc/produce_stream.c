@@ -37,6 +37,7 @@ struct item {
     struct tgr_produce *produce;
     struct tgr_batches batches;
     struct sti_request request;
+    uint32_t retry_after_ms; /* the broker's word when it refuses the whole call */
     bool opened, encoded;
 };
 
@@ -104,6 +105,7 @@ static struct item *item_new(struct stream *stream, grpc_byte_buffer *payload)
     item->payload = payload;
     item->request = stream->rpc->request;
     item->request.received_us = sti_now_us(stream->rpc->t->host);
+    item->request.retry_after_ms = &item->retry_after_ms;
     return item;
 }
 
@@ -438,6 +440,7 @@ static void submit(struct stream *stream, struct item *item)
         sti_produce_chain_fail(row->chain, row->chain_id, row->chain_answered);
         row->status = rc;
         row->err = err;
+        row->retry_after_ms = item->retry_after_ms;
     }
     on_produced(call);
 }

@@ -17,7 +17,8 @@
 
 enum {
     SMALL_REQUEST_BYTES_MAX = 1 << 20, /* of every message that is unpacked rather than streamed */
-    REQUEST_FIELDS_MAX = 65536
+    REQUEST_FIELDS_MAX = 65536,
+    TRAILERS_MAX = 2
 };
 
 struct tgr_rpc *tgr_rpc_new(struct tgr_transport *t, enum tgr_method method)
@@ -140,7 +141,6 @@ static bool error_trailer(struct tgr_rpc *rpc, int code, const struct sti_err *e
                           grpc_metadata *out)
 {
     Streamit__V1__Error *error = tgr_error_new(&rpc->arena, code, err);
-    memset(out, 0, sizeof *out);
     if (error == NULL) {
         return false;
     }
@@ -151,14 +151,29 @@ static bool error_trailer(struct tgr_rpc *rpc, int code, const struct sti_err *e
     return true;
 }
 
+/* Trailing metadata of every answer. @return how many */
+static size_t trailers(struct tgr_rpc *rpc, int code, const struct sti_err *err,
+                       grpc_metadata out[TRAILERS_MAX])
+{
+    size_t n = 0;
+    memset(out, 0, TRAILERS_MAX * sizeof *out);
+    if (rpc->trace_id[0] != '\0') {
+        out[n].key = grpc_slice_from_static_string("x-trace-id");
+        out[n++].value = grpc_slice_from_copied_string(rpc->trace_id);
+    }
+    if (code != STI_OK && error_trailer(rpc, code, err, &out[n])) {
+        n++;
+    }
+    return n;
+}
+
 void tgr_rpc_finish(struct tgr_rpc *rpc, grpc_byte_buffer *out, int code, const struct sti_err *err)
 {
     grpc_op ops[4];
     size_t n = 0;
     char text[320];
     grpc_slice details = grpc_empty_slice();
-    grpc_metadata trailer;
-    bool with_trailer = false;
+    grpc_metadata metadata[TRAILERS_MAX];
     memset(ops, 0, sizeof ops);
     pthread_mutex_lock(&rpc->mu);
     rpc->finished = true;
@@ -178,11 +193,10 @@ void tgr_rpc_finish(struct tgr_rpc *rpc, grpc_byte_buffer *out, int code, const 
         tgr_error_text(text, sizeof text, code, err);
         details = grpc_slice_from_copied_string(text);
         ops[n].data.send_status_from_server.status_details = &details;
-        with_trailer = error_trailer(rpc, code, err, &trailer);
-        ops[n].data.send_status_from_server.trailing_metadata = &trailer;
-        ops[n].data.send_status_from_server.trailing_metadata_count = with_trailer ? 1 : 0;
     }
-    n++;
+    size_t metadata_count = trailers(rpc, code, err, metadata);
+    ops[n].data.send_status_from_server.trailing_metadata = metadata;
+    ops[n++].data.send_status_from_server.trailing_metadata_count = metadata_count;
     if (!rpc->close_requested) {
         ops[n].op = GRPC_OP_RECV_CLOSE_ON_SERVER;
         ops[n++].data.recv_close_on_server.cancelled = &rpc->cancelled;
@@ -191,8 +205,8 @@ void tgr_rpc_finish(struct tgr_rpc *rpc, grpc_byte_buffer *out, int code, const 
     (void)tgr_rpc_batch(rpc, ops, n, &rpc->tag_done, on_done);
     pthread_mutex_unlock(&rpc->mu);
     grpc_slice_unref(details);
-    if (with_trailer) {
-        grpc_slice_unref(trailer.value);
+    for (size_t i = 0; i < metadata_count; i++) {
+        grpc_slice_unref(metadata[i].value);
     }
 }
 

@@ -270,6 +270,10 @@ int tgr_server_drain(struct tgr_transport *t, uint32_t deadline_ms, struct sti_e
     atomic_store(&t->draining, true);
     tgr_watches_tell(t);
     tgr_parked_drain(t);
+    uint64_t cut_us = until_us - (uint64_t)deadline_ms * 1000u / 2u;
+    if (!wait_for(t, quiet, cut_us)) {
+        tgr_parked_cut(t);
+    }
     if (!wait_for(t, quiet, until_us)) {
         return sti_err_set(err, STI_E_TIMED_OUT, "%u calls were not answered within %u ms",
                            atomic_load(&t->active) - atomic_load(&t->streams), deadline_ms);

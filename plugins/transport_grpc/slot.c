@@ -23,6 +23,8 @@ const struct tgr_method_info tgr_methods[TGR_METHODS] = {
     [TGR_PRODUCE_STREAM] = {API "ProduceStream", "ProduceStream", 16, false, true,
                             tgr_produce_stream_handle},
     [TGR_FETCH] = {API "Fetch", "Fetch", 16, true, true, tgr_fetch_handle},
+    [TGR_FETCH_STREAM] = {API "FetchStream", "FetchStream", 16, true, true,
+                          tgr_fetch_stream_handle},
     [TGR_LIST_OFFSETS] = {API "ListOffsets", "ListOffsets", 2, true, true, tgr_list_offsets_handle},
     [TGR_CREATE_TOPIC] = {API "CreateTopic", "CreateTopic", 2, true, true, tgr_create_topic_handle},
     [TGR_ALTER_TOPIC] = {API "AlterTopic", "AlterTopic", 2, true, true, tgr_alter_topic_handle},

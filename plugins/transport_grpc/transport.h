@@ -52,6 +52,7 @@ enum tgr_method {
     TGR_PRODUCE = 0,
     TGR_PRODUCE_STREAM,
     TGR_FETCH,
+    TGR_FETCH_STREAM,
     TGR_LIST_OFFSETS,
     TGR_CREATE_TOPIC,
     TGR_ALTER_TOPIC,
@@ -120,6 +121,8 @@ struct tgr_transport {
     char advertised_host[256]; /* as endpoint gives it */
     int advertised_port;
 
+    uint64_t trace_random; /* first half of the trace ids that are made here */
+    _Atomic uint64_t trace_number;
     pthread_mutex_t poll_mu; /* who polls: gives produce calls their order */
     atomic_bool draining;    /* answer broker calls with UNAVAILABLE */
     atomic_bool stopping;    /* post no slots */
@@ -240,6 +243,8 @@ struct tgr_shard *tgr_shard_of(struct tgr_rpc *rpc);
 void tgr_park(struct tgr_rpc *rpc);
 /* Harmless when it was not parked. */
 void tgr_unpark(struct tgr_rpc *rpc);
+/* Cut off the streams of records that are still there: their clients do not read. */
+void tgr_parked_cut(struct tgr_transport *t);
 /* Send home what waits and end the streams of records, each in its own way. */
 void tgr_parked_drain(struct tgr_transport *t);
 /* Call `visit` with each parked call, a reference and no lock held. */
@@ -253,6 +258,7 @@ void tgr_metrics_count(struct tgr_rpc *rpc, int code, size_t sent_bytes);
 void tgr_produce_handle(struct tgr_rpc *rpc);
 void tgr_produce_stream_handle(struct tgr_rpc *rpc);
 void tgr_fetch_handle(struct tgr_rpc *rpc);
+void tgr_fetch_stream_handle(struct tgr_rpc *rpc);
 void tgr_list_offsets_handle(struct tgr_rpc *rpc);
 void tgr_create_topic_handle(struct tgr_rpc *rpc);
 void tgr_alter_topic_handle(struct tgr_rpc *rpc);
@@ -265,7 +271,7 @@ void tgr_health_watch_handle(struct tgr_rpc *rpc);
 void tgr_reflection_handle(struct tgr_rpc *rpc);
 void tgr_unknown_handle(struct tgr_rpc *rpc);
 
-/* fetch.c: cancel a fetch that waits. */
+/* fetch.c: cancel a fetch that waits, of either kind. */
 void tgr_fetch_drain(struct tgr_rpc *rpc);
 /* reflection.c: end every open stream. */
 void tgr_reflection_end_all(struct tgr_transport *t);
@@ -312,7 +318,7 @@ static inline bool tgr_is_stream(enum tgr_method method)
 /* Streams of records: their latency is that of each message, and drain ends them. */
 static inline bool tgr_is_record_stream(enum tgr_method method)
 {
-    return method == TGR_PRODUCE_STREAM;
+    return method == TGR_PRODUCE_STREAM || method == TGR_FETCH_STREAM;
 }
 
 #endif /* TRANSPORT_GRPC_TRANSPORT_H */

@@ -11,27 +11,34 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import harness  # noqa: E402
 
 
-def block(page, language):
+def block(page, language, index=0):
     with open(os.path.join(harness.ROOT, "docs", "guides", page), encoding="utf-8") as file:
-        return re.search(rf"^```{language}\n(.*?)^```", file.read(), re.M | re.S).group(1)
+        return re.findall(rf"^```{language}\n(.*?)^```", file.read(), re.M | re.S)[index]
 
 
 class Guides(harness.TestCase):
-    def test_python_client(self):
+    def generate(self, root, file):
+        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I", os.path.join(harness.ROOT, root),
+                        f"--python_out={self.folder}", f"--grpc_python_out={self.folder}", file], check=True)
+
+    def run_block(self, index, server):
         with open(self.path("app.py"), "w", encoding="utf-8") as file:
-            file.write(block("applications.md", "python"))
-        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I", os.path.join(harness.ROOT, "proto"),
-                        f"--python_out={self.folder}", f"--grpc_python_out={self.folder}", "streamit/v1/streamit.proto"],
-                       check=True)
+            file.write(block("applications.md", "python", index))
+        out = subprocess.run([sys.executable, "app.py", server], cwd=self.folder, capture_output=True, text=True,
+                             timeout=60, check=False)
+        self.assertEqual(out.returncode, 0, out.stderr)
+        return out.stdout
+
+    def test_python_clients(self):
         node = self.node().start()
+        self.generate("proto", "streamit/v1/streamit.proto")
         for offset in (0, 2):
-            out = subprocess.run([sys.executable, "app.py", node.server], cwd=self.folder, capture_output=True, text=True,
-                                 timeout=60, check=False)
-            self.assertEqual(out.returncode, 0, out.stderr)
-            self.assertIn(f"appended at offset {offset}", out.stdout)
-            self.assertIn(f"high watermark {offset + 2}", out.stdout)
+            self.assertEqual(self.run_block(0, node.server),
+                             f"appended at offset {offset}\n{offset} b'en' b'hello'\n{offset + 1} b'' b'world'\n")
+        self.generate("proto/grpc", "reflection/v1/reflection.proto")
+        self.assertEqual(self.run_block(1, node.server), "appended at offset 4\n[b'from afar']\n")
         read = self.cli(node, "consume", "--topic", "greetings", "--from", "beginning", "--until-end").out
-        self.assertEqual(read, "hello\nworld\n" * 2)
+        self.assertEqual(read, "hello\nworld\n" * 2 + "from afar\n")
 
     def test_the_smallest_plugin(self):
         with open(self.path("hello.c"), "w", encoding="utf-8") as file:

@@ -47,7 +47,8 @@ static void check_layout(const unsigned counts[ROWS], size_t size, bool owned)
 {
     static struct sti_fetch_row rows[ROWS];
     struct sti_fetch_row *row_pointers[ROWS];
-    Streamit__V1__FetchResult results[ROWS], full[ROWS];
+    struct tgr_fetch_out outs[ROWS];
+    Streamit__V1__FetchResult full[ROWS];
     Streamit__V1__FetchResult *full_pointers[ROWS];
     Streamit__V1__FetchResponse response = STREAMIT__V1__FETCH_RESPONSE__INIT;
     struct sti_fetch call = {.row_count = ROWS, .rows = row_pointers};
@@ -55,11 +56,13 @@ static void check_layout(const unsigned counts[ROWS], size_t size, bool owned)
     for (unsigned r = 0; r < ROWS; r++) {
         memset(&rows[r], 0, sizeof rows[r]);
         row_pointers[r] = &rows[r];
-        streamit__v1__fetch_result__init(&results[r]);
-        results[r].topic = (char *)(r == 1 ? "" : "orders");
-        results[r].partition = (int32_t)r - 1;
-        results[r].high_watermark = r == 2 ? -1 : 123456789012;
-        full[r] = results[r];
+        outs[r] = (struct tgr_fetch_out){.row = &rows[r], .records = grpc_empty_slice()};
+        Streamit__V1__FetchResult *result = &outs[r].result;
+        streamit__v1__fetch_result__init(result);
+        result->topic = (char *)(r == 1 ? "" : "orders");
+        result->partition = (int32_t)r - 1;
+        result->high_watermark = r == 2 ? -1 : 123456789012;
+        full[r] = *result;
         full_pointers[r] = &full[r];
         for (unsigned s = 0; s < counts[r]; s++) {
             slice_add(&rows[r], s * size, size, owned);
@@ -73,7 +76,7 @@ static void check_layout(const unsigned counts[ROWS], size_t size, bool owned)
     assert_non_null(expected);
     (void)streamit__v1__fetch_response__pack(&response, expected);
 
-    grpc_byte_buffer *buffer = tgr_fetch_encode(&arena, &call, results);
+    grpc_byte_buffer *buffer = tgr_fetch_encode(&arena, outs, ROWS);
     assert_non_null(buffer);
     tgr_arena_fini(&arena); /* the buffer stands alone */
     grpc_byte_buffer_reader reader;
@@ -112,9 +115,8 @@ static void test_layouts(void **state)
 static void test_in_place(void **state)
 {
     struct sti_fetch_row row;
-    struct sti_fetch_row *rows[] = {&row};
-    struct sti_fetch call = {.row_count = 1, .rows = rows};
-    Streamit__V1__FetchResult result = STREAMIT__V1__FETCH_RESULT__INIT;
+    struct tgr_fetch_out out = {
+        .row = &row, .result = STREAMIT__V1__FETCH_RESULT__INIT, .records = grpc_empty_slice()};
     struct tgr_arena arena = {.blocks = NULL};
     grpc_slice *slice;
     grpc_byte_buffer_reader reader;
@@ -122,7 +124,7 @@ static void test_in_place(void **state)
     (void)state;
     memset(&row, 0, sizeof row);
     slice_add(&row, 100, 100000, true);
-    grpc_byte_buffer *buffer = tgr_fetch_encode(&arena, &call, &result);
+    grpc_byte_buffer *buffer = tgr_fetch_encode(&arena, &out, 1);
     assert_true(grpc_byte_buffer_reader_init(&reader, buffer));
     while (grpc_byte_buffer_reader_peek(&reader, &slice) != 0) {
         seen = seen || GRPC_SLICE_START_PTR(*slice) == memory + 100;
