@@ -124,6 +124,11 @@ static uint64_t hash(const char *text)
     return h;
 }
 
+uint64_t tgr_connection_id(const struct tgr_transport *t, const char *peer)
+{
+    return hash(peer) ^ hash(t->host->instance);
+}
+
 static uint64_t deadline_us(const struct tgr_rpc *rpc, uint64_t now_us)
 {
     gpr_timespec at = gpr_convert_clock_type(rpc->deadline, GPR_CLOCK_MONOTONIC);
@@ -151,7 +156,7 @@ void tgr_context_fill(struct tgr_rpc *rpc)
                                         .peer = rpc->peer,
                                         .listener = host->instance,
                                         .trace_id = rpc->trace_id,
-                                        .connection = hash(rpc->peer) ^ hash(host->instance),
+                                        .connection = tgr_connection_id(rpc->t, rpc->peer),
                                         .received_us = sti_now_us(host),
                                         .retry_after_ms = &rpc->retry_after_ms};
     rpc->request.deadline_us =
@@ -169,7 +174,7 @@ int tgr_context_authenticate(struct tgr_rpc *rpc, struct sti_err *err)
                                    .peer = rpc->request.peer,
                                    .listener = rpc->request.listener,
                                    .connection = rpc->request.connection};
-    if (len >= scheme_len &&
+    if (rpc->authorization != NULL && len >= scheme_len &&
         strncasecmp((const char *)rpc->authorization, scheme, scheme_len) == 0) {
         from.mechanism = "bearer";
         from.secret = rpc->authorization + scheme_len;

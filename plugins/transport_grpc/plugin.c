@@ -1,6 +1,7 @@
 /* plugin.c -- descriptor, options and lifecycle of transport_grpc. */
 #include <stdlib.h>
 
+#include "connections.h"
 #include "transport.h"
 
 #define OPTION(name, ...)                                                                          \
@@ -43,6 +44,15 @@ OPTION(stream_requests_max, .type = STI_OPT_INT, .def = "64", .min = 1, .max = 6
 OPTION(stream_partitions_max, .type = STI_OPT_INT, .def = "16384", .min = 1, .max = 1 << 20,
        .help = "Partitions of one produce stream that may have requests under way, or failures "
                "that its client has not read of; beyond it the stream is ended.");
+OPTION(connections_max, .type = STI_OPT_INT, .def = "15000", .min = 0, .max = 1 << 20,
+       .help = "Connections that are served; calls on more get RESOURCE_EXHAUSTED, and those that "
+               "make none are closed. At most three quarters of the files that the process may "
+               "open. 0: no limit.");
+OPTION(connections_per_address_max, .type = STI_OPT_INT, .def = "0", .min = 0, .max = 1 << 20,
+       .help = "Of them, as many may come from one address; 0: no limit.");
+OPTION(connection_idle_ms, .type = STI_OPT_INT, .def = "0", .min = 0, .max = 86400000, .unit = "ms",
+       .help = "A connection without a call for so long is closed, politely; clients connect again "
+               "by themselves. 0: never.");
 OPTION(keepalive_ms, .type = STI_OPT_INT, .def = "60000", .min = 1000, .max = 86400000,
        .unit = "ms", .help = "An idle connection is probed after so long.");
 
@@ -59,6 +69,9 @@ static const struct sti_option *const options[] = {&opt_host,
                                                    &opt_memory_bytes_max,
                                                    &opt_stream_requests_max,
                                                    &opt_stream_partitions_max,
+                                                   &opt_connections_max,
+                                                   &opt_connections_per_address_max,
+                                                   &opt_connection_idle_ms,
                                                    &opt_keepalive_ms,
                                                    NULL};
 
@@ -72,7 +85,11 @@ static int create(const struct sti_host *host, const void *conf, void **self, st
     t->host = host;
     t->conf = conf;
     int rc = tgr_watches_new(t, err);
+    if (rc == STI_OK) {
+        rc = tgr_connections_new(t, err);
+    }
     if (rc != STI_OK) {
+        tgr_watches_free(t);
         free(t);
         return rc;
     }
@@ -119,6 +136,7 @@ static void destroy(void *self)
     pthread_mutex_destroy(&t->wait_mu);
     pthread_mutex_destroy(&t->poll_mu);
     tgr_watches_free(t);
+    tgr_connections_free(t);
     free(t);
 }
 

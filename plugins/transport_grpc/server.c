@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "connections.h"
 #include "thread_check.h"
 #include "transport.h"
 
@@ -62,6 +63,9 @@ static grpc_server *server_new(const struct tgr_transport *t)
     arg_add(&args, GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     arg_add(&args, GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
     arg_add(&args, GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_INTERVAL_MIN_MS);
+    if (conf->connection_idle_ms > 0) {
+        arg_add(&args, GRPC_ARG_MAX_CONNECTION_IDLE_MS, conf->connection_idle_ms);
+    }
     if (conf->memory_bytes_max > 0) {
         quota = grpc_resource_quota_create(t->host->instance);
         grpc_resource_quota_resize(quota, (size_t)conf->memory_bytes_max);
@@ -197,6 +201,7 @@ int tgr_server_start(struct tgr_transport *t, struct sti_err *err)
         return rc;
     }
     grpc_server_start(t->server);
+    tgr_connections_start(t);
     rc = tgr_slots_post(t, err);
     if (rc != STI_OK) {
         (void)tgr_server_stop(t, 1000, NULL);
@@ -300,6 +305,7 @@ int tgr_server_stop(struct tgr_transport *t, uint32_t deadline_ms, struct sti_er
     atomic_store(&t->draining, true);
     atomic_store(&t->stopping, true);
     tgr_watches_end(t);
+    tgr_connections_end(t);
     tgr_reflection_end_all(t);
     tgr_parked_drain(t);
     if (!t->shutdown_begun) { /* a stop that missed its deadline may be asked for again */

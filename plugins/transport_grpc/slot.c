@@ -13,6 +13,7 @@
 #include <grpc/support/time.h>
 #include <string.h>
 
+#include "connections.h"
 #include "thread_check.h"
 #include "transport.h"
 
@@ -109,6 +110,8 @@ static bool admitted(struct tgr_rpc *rpc)
     } else if ((int64_t)atomic_load(&t->active) > t->conf->calls_in_flight_max) {
         code = sti_err_set(&err, STI_E_THROTTLED, "%lld calls are under way, the maximum",
                            (long long)t->conf->calls_in_flight_max);
+    } else {
+        code = tgr_connection_admit(rpc, &err);
     }
     if (code == STI_OK && tgr_methods[rpc->method].broker) {
         code = tgr_context_authenticate(rpc, &err);

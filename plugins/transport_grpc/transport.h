@@ -39,6 +39,8 @@ struct tgr_conf {
     int64_t fetch_response_bytes_max;
     int64_t memory_bytes_max;
     int64_t keepalive_ms;
+    int64_t connections_max, connections_per_address_max;
+    int64_t connection_idle_ms;
     int64_t stream_requests_max;
     int64_t stream_partitions_max;
 };
@@ -137,6 +139,7 @@ struct tgr_transport {
 
     struct tgr_shard shards[TGR_SHARDS];
     struct tgr_watch_list *watches;
+    struct tgr_connections *connections;
 
     struct tgr_method_metrics metrics[TGR_METHODS];
     struct sti_metric *calls_in_flight, *poller_loops, *malformed;
@@ -237,6 +240,8 @@ int tgr_spans(struct tgr_arena *arena, grpc_byte_buffer *buffer, struct sti_slic
 void tgr_context_fill(struct tgr_rpc *rpc);
 /* Find out the principal. @return STI_OK, STI_E_UNAUTHENTICATED, STI_E_UNSUPPORTED */
 int tgr_context_authenticate(struct tgr_rpc *rpc, struct sti_err *err);
+/* The number of a connection, from its peer's address and port as text. */
+uint64_t tgr_connection_id(const struct tgr_transport *t, const char *peer);
 struct tgr_shard *tgr_shard_of(struct tgr_rpc *rpc);
 
 /* ---- park.c: calls that stay, so that drain and stop find them ---- */
