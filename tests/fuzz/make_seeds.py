@@ -17,6 +17,8 @@ import grpc_client  # noqa: E402
 import harness  # noqa: E402
 import record_batch  # noqa: E402
 
+pb = grpc_client.pb
+
 # In the order of `names` in fuzz_storage.c and fuzz_metadata.c.
 STORAGE = ["00000000000000000000.log", "00000000000000000000.index", "00000000000000000000.timeindex",
            "00000000000000000010.log", "00000000000000000010.index", "00000000000000000010.timeindex",
@@ -118,6 +120,49 @@ def files(folder, commands):
             seed("files", "frame", bytes([4, 0]) + data[512:1024])
 
 
+def requests():
+    """In the order of `types` in fuzz_wire.c; then the two of Produce."""
+    batch = record_batch.encode([b"v"])
+    keys = [pb.FetchPartition(topic="t", partition=3, offset=70, leader_epoch=1, last_epoch=0),
+            pb.FetchPartition(topic_id=bytes(16))]
+    config = [pb.ConfigEntry(key="retention.ms", value="1000"), pb.ConfigEntry(key="segment.bytes", reset=True)]
+    records = [pb.Record(key=b"k", value=b"value", timestamp_ms=1000, headers=[pb.Header(key="h", value=b"x"), pb.Header(key="n")]),
+               pb.Record(value=b"")]
+    rows = [pb.ProducePartition(topic="orders", partition=2, batch=batch),
+            pb.ProducePartition(topic="o", compression=2, records=records)]
+    messages = [
+        pb.FetchRequest(max_wait_ms=5, min_bytes=1, max_bytes=100, read_committed=True, partitions=keys, decode=True),
+        pb.ListOffsetsRequest(partitions=[pb.ListOffsetsPartition(topic="t", partition=1)]),
+        pb.CreateTopicRequest(name="t", partitions=3, replication=1, config=config, timeout_ms=9, validate_only=True),
+        pb.AlterTopicRequest(name="t", partitions=4, config=config),
+        pb.DeleteTopicRequest(name="t"), pb.ListTopicsRequest(), pb.DescribeTopicRequest(name="t"),
+        pb.FindLeaderRequest(topic="t", partition=1), grpc_client.health.HealthCheckRequest(service="streamit.v1.StreamIt"),
+        grpc_client.reflection.ServerReflectionRequest(file_containing_symbol="streamit.v1.StreamIt"),
+        pb.ProduceRequest(acks=1, timeout_ms=100, replicas_min=1, partitions=rows),
+        pb.ProduceStreamRequest(id=7, acks=1, timeout_ms=100, answered=6, partitions=rows)]
+    for i, message in enumerate(messages):
+        seed("wire", type(message).__name__, bytes([i, 3]) + message.SerializeToString())
+
+
+def answers():
+    """In the order of the cases in fuzz_answer.c."""
+    error = pb.Error(code=3, message="a sentence", retry_after_ms=10)
+    described = pb.DescribeTopicResponse(topic=pb.TopicDescription(
+        name="t", topic_id=bytes(range(16)), replication=1,
+        partitions=[pb.PartitionDescription(partition=0, leader=1, leader_epoch=2, replicas=[1, 2], isr=[1], error=error)],
+        config=[pb.TopicConfig(key="a", value="b", source=pb.CONFIG_TOPIC, help="c")]))
+    messages = [
+        pb.FetchResponse(partitions=[pb.FetchResult(topic="t", high_watermark=9, batches=record_batch.encode([b"v"]),
+                                                    error=error)]),
+        pb.CreateTopicResponse(topic_id=bytes(range(16)), partitions=3, replication=1),
+        pb.ListTopicsResponse(topics=[pb.TopicSummary(name="a", topic_id=bytes(16), partitions=1), pb.TopicSummary(name="b")]),
+        described, pb.FindLeaderResponse(node_id=1, host="h", port=8080),
+        pb.ListOffsetsResponse(partitions=[pb.ListOffsetsResult(topic="t", offset=5)])]
+    for i, message in enumerate(messages):
+        seed("answer", type(message).__name__, bytes([i]) + message.SerializeToString())
+    seed("answer", "Error", bytes([6, 14]) + error.SerializeToString())
+
+
 class Seeds(harness.TestCase):
     def test_make(self):
         shutil.rmtree(os.path.join(HERE, "corpus", "metadata"), ignore_errors=True)
@@ -149,6 +194,8 @@ class Seeds(harness.TestCase):
         seed("metadata", "snapshot-bad", pack(0, [(5, snapshot), (0, log)]))
         batches()
         folders()
+        requests()
+        answers()
         config()
 
 

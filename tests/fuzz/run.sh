@@ -22,7 +22,7 @@ build=$(cd "$1" && pwd) || exit 1
 amount=${2:-$([ -n "$same" ] && echo 5000 || echo 60)}
 shift $(($# > 2 ? 2 : $#))
 names=("$@")
-[ ${#names[@]} -gt 0 ] || names=(batch files storage metadata config)
+[ ${#names[@]} -gt 0 ] || names=(batch files storage metadata config wire answer)
 found=$build/fuzz-found
 mkdir -p "$found"
 work=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo /tmp)" streamit-fuzz-run-XXXXXX) || exit 1

@@ -284,11 +284,6 @@ int __wrap_pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *mutex,
     return __wrap_pthread_cond_wait(cond, mutex);
 }
 
-static mode_t mode_of(int flags, va_list *args)
-{
-    return (flags & O_CREAT) != 0 ? va_arg(*args, mode_t) : 0;
-}
-
 static int open_boot_id(void)
 {
     int fd = memfd_create("boot_id", MFD_CLOEXEC);
@@ -300,7 +295,7 @@ int __wrap_open64(const char *path, int flags, ...)
 {
     va_list args;
     va_start(args, flags);
-    mode_t mode = mode_of(flags, &args);
+    mode_t mode = (flags & O_CREAT) != 0 ? va_arg(args, mode_t) : 0;
     va_end(args);
     return strcmp(path, "/proc/sys/kernel/random/boot_id") == 0 ? open_boot_id()
                                                                 : __real_open64(path, flags, mode);
@@ -310,7 +305,7 @@ int __wrap_openat64(int dir_fd, const char *path, int flags, ...)
 {
     va_list args;
     va_start(args, flags);
-    mode_t mode = mode_of(flags, &args);
+    mode_t mode = (flags & O_CREAT) != 0 ? va_arg(args, mode_t) : 0;
     va_end(args);
     if ((flags & O_DIRECT) != 0) {
         errno = EINVAL;
