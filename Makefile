@@ -12,6 +12,8 @@ TEST_JOBS ?= $(JOBS)
 CMAKE_ARGS ?=
 # Seconds of each fuzzer.
 FUZZ_S    ?= 60
+# Extra arguments for bench/run.py, e.g. BENCH_ARGS='--dir /data --priority'.
+BENCH_ARGS ?=
 # Extra arguments for ctest, e.g. CTEST_ARGS='-R roundtrip'.
 CTEST_ARGS ?=
 
@@ -20,7 +22,7 @@ LISTS := $(shell find CMakeLists.txt cmake sdk kernel proto broker plugins daemo
            \( -name CMakeLists.txt -o -name '*.cmake' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-faults run test test-full test-extra fuzz demo bench bench-storage lint format install clean deps-build deps-test deps-lint
+.PHONY: help build build-faults run test test-full test-extra fuzz demo bench bench-storage lint format install clean deps-build deps-test deps-bench deps-lint
 
 help: ## this list
 	@echo "StreamIt: make TARGET"
@@ -55,8 +57,9 @@ fuzz: deps-build deps-lint ## the fuzzers, FUZZ_S=60 seconds each, two at a time
 demo: build ## one node: produce a real file, kill -9, restart, consume, compare
 	@tools/demo.sh $(BUILD)
 
-bench: build ## first figures on this machine
-	@bench/run.sh $(BUILD)
+# Peers and perf are optional: without them their rows say so.
+bench: build deps-bench ## every figure beside its target, this machine's limits and its peers (12 min; BENCH_QUICK=1: 1 min)
+	@bench/run.py $(BUILD) --write --profile $(BENCH_ARGS)
 
 bench-storage: build ## figures of the storage engine alone, beside bare loops
 	@bench/storage.py $(BUILD) --write
@@ -78,6 +81,9 @@ deps-build:
 
 deps-test:
 	@tools/install-deps.sh build test
+
+deps-bench:
+	@tools/install-deps.sh bench || echo "bench: goes on without them"
 
 deps-lint:
 	@tools/install-deps.sh lint

@@ -15,7 +15,8 @@ import sys
 import tempfile
 import time
 
-import run
+import measure
+import table
 
 ROUND_S = 120
 BEGIN, END = "<!-- storage engine: written by bench/storage.py -->", "<!-- end of the storage engine -->"
@@ -59,15 +60,15 @@ def figures(rounds):
     for row in ROWS:
         title, name, unit, target, limit, how, _ = row
         value = statistics.median(judged(one, row) for one in rounds)
-        if target is not None and not run.meets(value, target):
+        if target is not None and not table.meets(value, target):
             missed.append(title)
         relation = {"ratio": f"{value:.2f}", "less": f"{value:+.0f} {unit}", "value": ""}[how]
         wanted = ""
         if target is not None:
             wanted = f"{target[0]} " + {"ratio": f"{target[1]:.2f} of it", "less": f"it + {target[1]} {unit}",
                                         "value": f"{target[1]:,} {unit}".strip()}[how]
-        out.append([title, f"{run.number(run.median(rounds, name))} {unit}".strip(), run.spread(rounds, name),
-                    "" if limit is None else limit[1], "" if limit is None else run.number(run.median(rounds, limit[0])),
+        out.append([title, f"{table.number(table.median(rounds, name))} {unit}".strip(), table.spread(rounds, name),
+                    "" if limit is None else limit[1], "" if limit is None else table.number(table.median(rounds, limit[0])),
                     relation, wanted, "" if target is None else "NO" if title in missed else "yes"])
     return out, missed
 
@@ -78,8 +79,8 @@ HEAD = ["figure", "median", "lowest .. highest", "limit, same round", "its media
 def section(rounds, facts):
     rows, _ = figures(rounds)
     parts = [BEGIN, "## The storage engine alone", "Written by `make bench-storage`, which is `bench/storage.py build --write`.",
-             run.markdown([list(fact) for fact in facts], ["", ""]), run.markdown(rows, HEAD),
-             run.markdown([[row[0], row[6]] for row in ROWS], ["figure", "settings"]), END]
+             table.markdown([list(fact) for fact in facts], ["", ""]), table.markdown(rows, HEAD),
+             table.markdown([[row[0], row[6]] for row in ROWS], ["figure", "settings"]), END]
     return "\n\n".join(parts) + "\n"
 
 
@@ -96,7 +97,7 @@ def one_round(build, folder, counts, sets):
         done = subprocess.run([os.path.join(build, "bench", "storage"), os.path.join(build, "lib", "streamit", "storage_mmap.so"),
                                place, *map(str, counts), *sets], capture_output=True, text=True, timeout=ROUND_S, check=False)
         if done.returncode != 0:
-            raise run.Failure(done.stderr.strip() or f"exit status {done.returncode}")
+            raise measure.Failure(done.stderr.strip() or f"exit status {done.returncode}")
         return json.loads(done.stdout)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -114,7 +115,7 @@ def main():
     options = parser.parse_args()
     counts = (16, 16, 20) if options.quick else (512, 400, 10000)
     folder = tempfile.mkdtemp(prefix="streamit-bench-", dir=options.dir)
-    facts, before, own, begin = run.machine(folder), run.busy_s(), os.times(), time.monotonic()
+    facts, before, own, begin = measure.machine(folder), measure.busy_s(), os.times(), time.monotonic()
     try:
         rounds = []
         for turn in range(options.rounds):
@@ -122,11 +123,11 @@ def main():
             # The figures that do not depend on the machine's state are taken once.
             rounds.append(one_round(options.build, folder, counts if turn == 0 else (*counts[:2], 0), options.set))
             rounds[-1] = {**rounds[0], **rounds[-1]}
-    except (run.Failure, OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except (measure.Failure, OSError, ValueError, subprocess.TimeoutExpired) as error:
         sys.exit(f"bench: {error}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    others, stolen = run.others_share(before, sum(os.times()[:4]) - sum(own[:4]), time.monotonic() - begin)
+    others, stolen = measure.others_share(before, sum(os.times()[:4]) - sum(own[:4]), time.monotonic() - begin)
     facts += [("rounds", str(len(rounds))),
               ("noise", f"others used {others:.0f} % of the cores meanwhile, the hypervisor took {stolen:.0f} %")]
     rows, missed = figures(rounds)
@@ -135,7 +136,7 @@ def main():
     for line in [HEAD] + rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
     if options.write:
-        path = os.path.join(run.ROOT, "docs", "benchmarks.md")
+        path = os.path.join(measure.ROOT, "docs", "benchmarks.md")
         with open(path, encoding="utf-8") as file:
             text = file.read()
         with open(path, "w", encoding="utf-8") as file:

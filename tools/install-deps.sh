@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the Debian packages that a purpose needs, and only those that are missing.
 #
-#   tools/install-deps.sh PURPOSE...        purposes: build, test, lint (see tools/packages.txt)
+#   tools/install-deps.sh PURPOSE...        purposes: build, test, bench, lint (see tools/packages.txt)
 #   tools/install-deps.sh --print PURPOSE... print the packages of a purpose, install nothing
 #
 # Runs on a bare Debian 12: needs /bin/sh, apt and dpkg only. When nothing is missing it is one dpkg-query.
@@ -15,7 +15,7 @@ if [ "${1:-}" = --print ]; then
     shift
 fi
 if [ $# -eq 0 ]; then
-    echo "usage: tools/install-deps.sh [--print] PURPOSE...    (build, test, lint)" >&2
+    echo "usage: tools/install-deps.sh [--print] PURPOSE...    (build, test, bench, lint)" >&2
     exit 2
 fi
 
