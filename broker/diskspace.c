@@ -367,14 +367,40 @@ int brk_disk_admit(struct brk_partition *part, uint64_t bytes, uint32_t *retry_a
                        part->topic, part->index, disk->storage.name, free_now(disk));
 }
 
+/* Appended so much since the last look that it is time for the next one. */
+static bool look_due(const struct brk_disk *disk, uint64_t bytes)
+{
+    return atomic_load_explicit(&disk->appended_bytes, memory_order_relaxed) + bytes >=
+           atomic_load_explicit(&disk->look_after_bytes, memory_order_relaxed);
+}
+
+bool brk_disk_may_inline(const struct brk_partition *part, uint64_t bytes)
+{
+    const struct brk_disk *disk = part->disk;
+    if (disk == NULL) {
+        return false;
+    }
+    uint64_t slow_until = atomic_load_explicit(&disk->slow_until_us, memory_order_relaxed);
+    return (slow_until == 0 || sti_now_us(disk->broker->host) >= slow_until) &&
+           !(disk->ladder && look_due(disk, bytes));
+}
+
+void brk_disk_inlined(struct brk_partition *part, uint64_t took_us)
+{
+    uint64_t until =
+        took_us > BRK_INLINE_SLOW_US ? sti_now_us(part->broker->host) + BRK_INLINE_PAUSE_US : 0;
+    if (until != atomic_load_explicit(&part->disk->slow_until_us, memory_order_relaxed)) {
+        atomic_store_explicit(&part->disk->slow_until_us, until, memory_order_relaxed);
+    }
+}
+
 int brk_disk_append(struct brk_partition *part, uint64_t bytes, struct sti_err *err)
 {
     struct brk_disk *disk = part->disk;
     if (disk == NULL || !disk->ladder) {
         return STI_OK;
     }
-    if (atomic_load_explicit(&disk->appended_bytes, memory_order_relaxed) + bytes >=
-        atomic_load_explicit(&disk->look_after_bytes, memory_order_relaxed)) {
+    if (look_due(disk, bytes)) {
         look(disk, false);
     }
     if (atomic_load(&disk->level) != BRK_DISK_READ_ONLY) {

@@ -54,7 +54,8 @@ struct brk_disk {
     _Atomic uint64_t look_after_bytes;        /* appended: then it is time to look again */
     _Atomic uint64_t next_us;                 /* throttled: when the next append may come */
     _Atomic uint64_t refuse_below, refuse_until, gap_bytes;
-    _Atomic bool looking; /* one at a time; whoever set it owns what follows */
+    _Atomic uint64_t slow_until_us; /* no appends on a caller's thread before that */
+    _Atomic bool looking;           /* one at a time; whoever set it owns what follows */
     bool look_failed;
     uint64_t retention_due_us;
     struct sti_metric *level_metric, *free_metric, *total_metric, *refused, *throttled;
@@ -86,6 +87,11 @@ int brk_disk_append(struct brk_partition *part, uint64_t bytes, struct sti_err *
 /* An append of `bytes` has ended with `status`: counts it, or, when the disk was full, looks and
  * says in *err how many bytes are needed and how many are there. @thread any executor thread */
 void brk_disk_appended(struct brk_partition *part, uint64_t bytes, int status, struct sti_err *err);
+/* May an append of `bytes` run on a thread that serves others too? Not while the disk was found
+ * slow or is due to be looked at. Any thread. */
+bool brk_disk_may_inline(const struct brk_partition *part, uint64_t bytes);
+/* An append on such a thread has taken so long. */
+void brk_disk_inlined(struct brk_partition *part, uint64_t took_us);
 /* May a topic or partitions be made on that storage? @return STI_OK, STI_E_DISK_FULL */
 int brk_disk_create(struct broker *broker, const char *storage, const char *topic,
                     struct sti_err *err);

@@ -31,6 +31,8 @@
 
 enum fetch_state { FETCH_RUNNING = 0, FETCH_PARKED = 1 };
 
+enum { HERE_ROWS = 16 }; /* of a fetch that whoever appends goes on with himself */
+
 struct brk_fetch {
     struct broker *broker;
     struct sti_fetch *call;
@@ -53,6 +55,7 @@ struct brk_fetch {
 };
 
 static void read_rows(struct brk_fetch *f);
+static void fetch_again(struct brk_fetch *f);
 
 static void fetch_unref(struct brk_fetch *f)
 {
@@ -308,6 +311,25 @@ void brk_fetch_wake(struct brk_partition *part, bool all)
         }
     }
     pthread_mutex_unlock(&part->mu);
+}
+
+void brk_fetch_wake_here(struct brk_partition *part)
+{
+    struct brk_fetch *here = NULL;
+    pthread_mutex_lock(&part->mu);
+    for (struct brk_fetch_row *row = part->waiters; row != NULL; row = row->next) {
+        if (row_has_news(row) && fetch_claim(row->fetch)) {
+            if (here == NULL && row->fetch->row_count <= HERE_ROWS) {
+                here = row->fetch;
+            } else {
+                fetch_resume(row->fetch);
+            }
+        }
+    }
+    pthread_mutex_unlock(&part->mu);
+    if (here != NULL) {
+        fetch_again(here);
+    }
 }
 
 static void shard_wake(struct brk_parked_shard *shard, const struct sti_fetch *only)
@@ -583,12 +605,9 @@ static void read_begin(struct brk_fetch *f)
     read_rows(f);
 }
 
-/* On the executor: a parked call that was claimed begins anew, one that would have waited goes on.
- */
-static void fetch_task_run(struct sti_task *task)
+/* A parked call that was claimed begins anew, one that would have waited goes on. */
+static void fetch_again(struct brk_fetch *f)
 {
-    struct brk_fetch *f = BRK_CONTAINER_OF(task, struct brk_fetch, task);
-    f->on_executor = true;
     if (f->parked) {
         uint64_t now = sti_now_us(f->broker->host);
         f->parked = false;
@@ -602,6 +621,13 @@ static void fetch_task_run(struct sti_task *task)
     } else {
         read_rows(f);
     }
+}
+
+static void fetch_task_run(struct sti_task *task)
+{
+    struct brk_fetch *f = BRK_CONTAINER_OF(task, struct brk_fetch, task);
+    f->on_executor = true;
+    fetch_again(f);
 }
 
 /* ---- the call ------------------------------------------------------------------------------ */

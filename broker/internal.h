@@ -49,7 +49,10 @@ enum {
     BRK_SHARE_COUNTERS = 2048, /* of a row: admission.c */
     BRK_SHARE_ROWS = 2,
     BRK_STAMP_LEN = STI_BATCH_HEADER_LEN - STI_BATCH_PATCH_LEN,
-    BRK_STORAGE_MINOR_LEAST = 1 /* of the storage interface */
+    BRK_INLINE_ROWS = 4,          /* of a call whose appends may run on its thread */
+    BRK_INLINE_SLOW_US = 2000,    /* an append on a caller's thread that took longer than this */
+    BRK_INLINE_PAUSE_US = 200000, /* keeps its disk's appends off such threads for so long */
+    BRK_STORAGE_MINOR_LEAST = 1   /* of the storage interface */
 };
 
 /* A topic that the configuration declares. */
@@ -77,13 +80,14 @@ struct brk_conf {
     int64_t retention_check_interval_ms;
     int64_t reopen_min_ms, reopen_max_ms;
     int64_t opening_parallel, opening_wait_max_ms;
+    int64_t inline_append_bytes_max;
     struct brk_disk_options disk;
 };
 
 struct brk_metrics {
     struct sti_metric *produce_requests, *produce_rows_ok, *produce_rows_failed;
     struct sti_metric *throttled_node, *throttled_share, *denied, *unauthenticated, *late;
-    struct sti_metric *produce_bytes, *produce_batches, *produce_records, *appends;
+    struct sti_metric *produce_bytes, *produce_batches, *produce_records, *appends, *appends_inline;
     struct sti_metric *fetch_requests, *fetch_bytes, *fetch_rows_failed;
     struct sti_metric *inflight_bytes, *acks_waiting, *fetches_parked;
     struct sti_metric *topics, *partitions, *partitions_offline, *trimmed_segments, *reopened;
@@ -231,7 +235,8 @@ struct brk_partition {
     struct brk_partition *open_next, *open_prev; /* in its queue: @locks opening.mu */
     int open_place;                              /* enum brk_open_place: @locks opening.mu */
     bool open_counts;                            /* among those that a start had to open */
-    struct sti_task open_task, append_task, settings_task, retention_task, fail_task, close_task;
+    struct sti_task open_task, append_task, inline_task, settings_task, retention_task, fail_task,
+        close_task;
     struct set_values *next_values; /* @locks mu: for settings_task; NULL: none */
     bool settings_posted;           /* @locks mu */
     bool retention_posted;          /* @locks mu */
@@ -243,8 +248,12 @@ struct brk_partition {
     struct sti_storage_append append;                    /* the one under way: @thread strand */
     struct sti_append_batch *append_few[BRK_APPEND_FEW]; /* its batches, when they are few */
     struct brk_produce_row *append_rows;                 /* in the same order */
+    uint32_t append_count;
     uint64_t append_started_us, append_bytes;
     bool appending;       /* @locks mu */
+    bool append_again;    /* rows were taken, and wait for the strand. @locks mu */
+    bool append_inline;   /* the append under way runs on a caller's thread. @locks mu */
+    bool wake_wanted;     /* fetches are to be woken behind it. @locks mu */
     int64_t next_offset;  /* @thread strand */
     int32_t stored_epoch; /* of the last batch: @thread strand */
     int64_t epoch_start;  /* where the leader epoch began in this log, -1: not known. @locks mu */
@@ -316,9 +325,11 @@ void brk_partition_open(struct brk_partition *part, bool urgent);
  * done. */
 void brk_partition_close(struct brk_partition *part, bool remove);
 void brk_partition_settings(struct brk_partition *part, const struct set_values *values);
-/* Queue a checked row; it is answered later. @return STI_OK, or why the partition takes no appends
- */
-int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *row,
+/* Queue a checked row; it is answered later, or before this returns when it may be appended on this
+ * thread and nothing is before it.
+ * @param may_inline  the caller can afford a write into memory of the operating system
+ * @return STI_OK, or why the partition takes no appends */
+int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *row, bool may_inline,
                           struct sti_err *err);
 /* Take a row out that has not been handed to storage. @return false: it is too late */
 bool brk_partition_withdraw(struct brk_partition *part, struct brk_produce_row *row);
@@ -488,6 +499,8 @@ int brk_fetch(void *self, struct sti_fetch *call, struct sti_err *err);
 void brk_fetch_cancel(void *self, struct sti_fetch *call);
 /* Wake the fetches that wait at a partition for records below its high watermark, or all. */
 void brk_fetch_wake(struct brk_partition *part, bool all);
+/* The same of those that have news, and go on with one of them on this thread. No lock is held. */
+void brk_fetch_wake_here(struct brk_partition *part);
 /* Wake every parked fetch of the node. */
 void brk_fetch_wake_all(struct broker *broker);
 

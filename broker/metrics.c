@@ -69,6 +69,8 @@ void brk_metrics_register(struct broker *broker)
         metric(broker, counter, "streamit_produce_records_total", NULL, "Records appended");
     m->appends = metric(broker, counter, "streamit_produce_appends_total", NULL,
                         "Appends handed to storage, each of one or more batches");
+    m->appends_inline = metric(broker, counter, "streamit_produce_appends_inline_total", NULL,
+                               "Of those, appends done on the thread of their call");
     m->fetch_requests =
         metric(broker, counter, "streamit_fetch_requests_total", NULL, "Fetch calls taken");
     m->fetch_bytes = metric(broker, counter, "streamit_fetch_bytes_total", NULL,

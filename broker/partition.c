@@ -10,6 +10,12 @@
  * Tasks are posted to the strand under part->mu, so that none can follow the one that closes the
  * partition. From close_wanted on nothing new is taken from the queue.
  *
+ * Inline. When nothing is before a small row, the strand is idle and storage takes it without
+ * waiting, it is appended on the thread of its call, and answered there: waking another thread
+ * costs more than such a write. `appending` is set before the strand is entered, so that a close is
+ * as far away as from any append under way. What cannot be done so is left to the strand
+ * (append_again).
+ *
  * A row can be withdrawn (timeout, deletion) while it is QUEUED or WAITING; while APPENDING its
  * bytes belong to storage.
  *
@@ -157,6 +163,10 @@ static void set_high_watermark(void *ctx, int64_t offset, int32_t replicas, int3
     }
     bool waiting = part->acks_head != NULL;
     bool fetches = moved && part->waiters != NULL;
+    if (fetches && part->append_inline) {
+        part->wake_wanted = true; /* once the append is over: append_ended */
+        fetches = false;
+    }
     pthread_mutex_unlock(&part->mu);
     if (moved && waiting) {
         acks_resolve(part);
@@ -279,7 +289,9 @@ static void append_prepare(struct brk_partition *part, struct brk_produce_row *r
     int64_t offset = part->next_offset;
     uint32_t i = 0;
     part->append_bytes = 0;
+    part->append_started_us = sti_now_us(part->broker->host);
     for (struct brk_produce_row *row = rows; row != NULL; row = row->next) {
+        row->at.taken = brk_stamp(row->produce->started_us, part->append_started_us);
         struct sti_append_batch *batch = &row->batch;
         batch->base_offset = offset;
         batch->last_offset = offset + row->header.last_offset_delta;
@@ -292,13 +304,13 @@ static void append_prepare(struct brk_partition *part, struct brk_produce_row *r
     }
 }
 
-/* Hand rows to storage. @thread strand */
-static void append_start(struct brk_partition *part, struct brk_produce_row *rows, uint32_t count)
+/* Hand the rows that were taken to storage. @thread strand */
+static void append_start(struct brk_partition *part)
 {
     struct sti_err err;
     struct sti_append_batch **batches = part->append_few;
+    uint32_t count = part->append_count;
     sti_err_clear(&err);
-    part->append_rows = rows;
     part->append = (struct sti_storage_append){
         .struct_size = sizeof part->append, .batch_count = count, .done = append_done};
     if (count > BRK_APPEND_FEW) {
@@ -311,11 +323,7 @@ static void append_start(struct brk_partition *part, struct brk_produce_row *row
         }
     }
     part->append.batches = batches;
-    append_prepare(part, rows);
-    part->append_started_us = sti_now_us(part->broker->host);
-    for (struct brk_produce_row *row = rows; row != NULL; row = row->next) {
-        row->at.taken = brk_stamp(row->produce->started_us, part->append_started_us);
-    }
+    append_prepare(part, part->append_rows);
     int rc = brk_disk_append(part, part->append_bytes, &err);
     if (rc == STI_OK) {
         rc = brk_epoch_note(part, &err);
@@ -450,18 +458,42 @@ static void append_failed(struct brk_partition *part, struct brk_produce_row *ro
     rows_refuse(refused);
 }
 
+/* The append is over: `appending` goes false last, until then neither the strand nor a close
+ * touches it. @return whether fetches wait for what it has brought */
+static bool append_ended(struct brk_partition *part)
+{
+    const struct sti_host *host = part->broker->host;
+    pthread_mutex_lock(&part->mu);
+    bool wake = part->wake_wanted;
+    part->appending = part->append_inline = part->wake_wanted = false;
+    if (part->queue_head != NULL && !part->append_posted && !part->close_wanted) {
+        part->append_posted = true;
+        host->strand_post(host->ctx, &part->strand, &part->append_task);
+    }
+    if (part->close_wanted && !part->close_posted) {
+        part->close_posted = true;
+        host->strand_post(host->ctx, &part->strand, &part->close_task);
+    }
+    pthread_mutex_unlock(&part->mu);
+    return wake;
+}
+
 /* Any thread; often the strand itself, inside the call of append. */
 static void append_done(struct sti_storage_append *op, int status, const struct sti_err *err)
 {
     struct brk_partition *part = BRK_CONTAINER_OF(op, struct brk_partition, append);
     struct brk_metrics *m = &part->broker->metrics;
-    const struct sti_host *host = part->broker->host;
     struct brk_produce_row *rows = part->append_rows;
+    uint64_t took_us = sti_now_us(part->broker->host) - part->append_started_us;
     if (op->batches != part->append_few) {
         free((void *)(uintptr_t)op->batches);
     }
     part->append_rows = NULL;
     sti_metric_add(m->appends, 1);
+    if ((op->flags & STI_APPEND_NO_WAIT) != 0) {
+        sti_metric_add(m->appends_inline, 1);
+        brk_disk_inlined(part, took_us);
+    }
     struct sti_err why;
     sti_err_clear(&why);
     why = err == NULL ? why : *err;
@@ -474,42 +506,77 @@ static void append_done(struct sti_storage_append *op, int status, const struct 
         }
         append_failed(part, rows, status, &why);
     }
-    /* `appending` goes false last: until then neither the strand nor a close touches the append. */
-    pthread_mutex_lock(&part->mu);
-    part->appending = false;
-    if (part->queue_head != NULL && !part->append_posted && !part->close_wanted) {
-        part->append_posted = true;
-        host->strand_post(host->ctx, &part->strand, &part->append_task);
+    if (append_ended(part)) {
+        brk_fetch_wake_here(part);
     }
-    if (part->close_wanted && !part->close_posted) {
-        part->close_posted = true;
-        host->strand_post(host->ctx, &part->strand, &part->close_task);
-    }
-    pthread_mutex_unlock(&part->mu);
 }
 
 /* @thread strand */
 static void append_run(struct sti_task *task)
 {
     struct brk_partition *part = BRK_CONTAINER_OF(task, struct brk_partition, append_task);
-    uint32_t count = 0;
-    struct brk_produce_row *rows = NULL;
     pthread_mutex_lock(&part->mu);
-    part->append_posted = false;
+    bool start = part->append_again;
+    part->append_posted = part->append_again = false;
     if (!part->appending && !part->close_wanted) {
-        rows = queue_take(part, &count);
-        part->appending = rows != NULL;
+        part->append_rows = queue_take(part, &part->append_count);
+        part->appending = start = part->append_rows != NULL;
     }
     pthread_mutex_unlock(&part->mu);
-    if (rows != NULL) {
-        append_start(part, rows, count);
+    if (start) {
+        append_start(part);
     }
 }
 
-int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *row,
+/* Leave the rows that were taken to the strand. `appending` keeps the close behind them. */
+static void append_defer(struct brk_partition *part)
+{
+    const struct sti_host *host = part->broker->host;
+    pthread_mutex_lock(&part->mu);
+    part->append_inline = false;
+    part->append_again = part->append_posted = true;
+    host->strand_post(host->ctx, &part->strand, &part->append_task);
+    pthread_mutex_unlock(&part->mu);
+}
+
+/* Append on the thread of a call. @thread strand, entered by the caller */
+static void inline_run(struct sti_task *task)
+{
+    struct brk_partition *part = BRK_CONTAINER_OF(task, struct brk_partition, inline_task);
+    const struct sti_storage *vt = sti_storage_of(&part->storage);
+    if ((vt->iface.caps & STI_STORAGE_NO_WAIT) == 0 || part->stored_epoch < part->leader_epoch ||
+        !brk_disk_may_inline(part, part->append_rows->batch.len)) {
+        append_defer(part);
+        return;
+    }
+    part->append = (struct sti_storage_append){.struct_size = sizeof part->append,
+                                               .batch_count = 1,
+                                               .batches = part->append_few,
+                                               .done = append_done,
+                                               .flags = STI_APPEND_NO_WAIT};
+    append_prepare(part, part->append_rows);
+    struct sti_err err;
+    int rc = brk_disk_append(part, part->append_bytes, &err);
+    if (rc == STI_OK) {
+        rc = vt->append(part->store, &part->append);
+    }
+    if (rc != STI_OK) {
+        append_defer(part); /* there it is told what is wrong */
+    }
+}
+
+/* May the only row of the queue be appended on this thread? @locks part->mu held */
+static bool may_enter(const struct brk_partition *part)
+{
+    return part->queue_head == part->queue_tail && !part->close_wanted &&
+           !atomic_load_explicit(&part->durable, memory_order_relaxed);
+}
+
+int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *row, bool may_inline,
                           struct sti_err *err)
 {
     const struct sti_host *host = part->broker->host;
+    bool enter = false;
     int rc = STI_OK;
     row->at.queued = brk_stamp(row->produce->started_us, sti_now_us(host));
     pthread_mutex_lock(&part->mu);
@@ -525,7 +592,10 @@ int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *ro
             part->queue_head = row;
         }
         part->queue_tail = row;
-        if (online && !part->append_posted && !part->appending) {
+        if (online && !part->append_posted && !part->appending && may_inline && may_enter(part)) {
+            part->append_rows = queue_take(part, &part->append_count);
+            part->appending = part->append_inline = enter = true;
+        } else if (online && !part->append_posted && !part->appending) {
             part->append_posted = true;
             host->strand_post(host->ctx, &part->strand, &part->append_task);
         } else if (!online) {
@@ -538,6 +608,9 @@ int brk_partition_enqueue(struct brk_partition *part, struct brk_produce_row *ro
         brk_partition_why(part, err);
     }
     pthread_mutex_unlock(&part->mu);
+    if (enter && !host->strand_try_run(host->ctx, &part->strand, &part->inline_task)) {
+        append_defer(part);
+    }
     return rc;
 }
 
@@ -762,6 +835,7 @@ struct brk_partition *brk_partition_new(struct brk_topic *owner, int32_t index,
     part->create = create;
     part->open_task.run = brk_open_run;
     part->append_task.run = append_run;
+    part->inline_task.run = inline_run;
     part->settings_task.run = brk_settings_run;
     part->retention_task.run = brk_retention_run;
     part->fail_task.run = fail_run;

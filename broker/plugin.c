@@ -301,6 +301,9 @@ OPT_INT(slow_request_ms, slow_request_ms, "1000", 0, 3600000, "ms",
 OPT_INT(inflight_share_percent, inflight_share_percent, "100", 0, 10000, "%",
         "Of what is still free of inflight_bytes_max one connection may hold so much beside; 100 "
         "lets a lonely connection have half of it, and two a third each. 0: no limit.");
+OPT_INT(inline_append_bytes_max, inline_append_bytes_max, "16K", 0, 1 << 20, "bytes",
+        "A produce call up to this size may be appended on the thread that serves its connection, "
+        "when nothing is before it and no sync is asked for; 0: never.");
 OPT_INT(produce_timeout_ms, produce_timeout_ms, "30000", 1, 3600000, "ms",
         "How long a produce call without a timeout of its own waits for its acks.");
 OPT_INT(fetch_bytes_max, fetch_bytes_max, "55M", 1024, 1 << 30, "bytes",
@@ -393,6 +396,7 @@ static const struct sti_option *const options[] = {&opt_auth,
                                                    &opt_index_interval_bytes,
                                                    &opt_inflight_bytes_max,
                                                    &opt_inflight_share_percent,
+                                                   &opt_inline_append_bytes_max,
                                                    &opt_max_message_bytes,
                                                    &opt_message_timestamp_after_max_ms,
                                                    &opt_message_timestamp_before_max_ms,

@@ -237,7 +237,8 @@ static void row_payload(struct brk_produce *p, struct brk_produce_row *row)
     row->batch.max_timestamp = row->header.max_timestamp;
 }
 
-static int row_submit(struct brk_produce *p, struct brk_produce_row *row, struct sti_err *err)
+static int row_submit(struct brk_produce *p, struct brk_produce_row *row, bool may_inline,
+                      struct sti_err *err)
 {
     struct broker *broker = p->broker;
     const struct sti_produce *call = p->call;
@@ -264,7 +265,7 @@ static int row_submit(struct brk_produce *p, struct brk_produce_row *row, struct
     }
     if (rc == STI_OK) {
         row_payload(p, row);
-        rc = brk_partition_enqueue(row->part, row, err);
+        rc = brk_partition_enqueue(row->part, row, may_inline, err);
     }
     return rc;
 }
@@ -387,10 +388,12 @@ int brk_produce(void *self, struct sti_produce *call, struct sti_err *err)
     if (call->timeout_ms == 0) {
         call->timeout_ms = (uint32_t)broker->conf->produce_timeout_ms;
     }
+    bool may_inline = p->row_count <= BRK_INLINE_ROWS &&
+                      p->bytes <= (uint64_t)broker->conf->inline_append_bytes_max;
     for (uint32_t i = 0; i < call->row_count; i++) {
         struct sti_err row_err;
         sti_err_clear(&row_err);
-        rc = row_submit(p, &p->rows[i], &row_err);
+        rc = row_submit(p, &p->rows[i], may_inline, &row_err);
         if (rc != STI_OK) {
             brk_produce_chain_fail(&p->rows[i]);
             brk_produce_row_done(&p->rows[i], rc, &row_err);

@@ -66,7 +66,8 @@ static uint32_t take_head(struct sti_slice *slices, uint8_t out[BRK_STAMP_LEN])
 void brk_timestamp_append(struct brk_partition *part, struct brk_produce_row *row)
 {
     struct sti_slice *slices = row->produce->slices + row->slice_first;
-    if (atomic_load_explicit(&part->timestamp_type, memory_order_relaxed) != SET_LOG_APPEND_TIME) {
+    if (row->stamped || /* an append that was left to the strand: it keeps the time that it has */
+        atomic_load_explicit(&part->timestamp_type, memory_order_relaxed) != SET_LOG_APPEND_TIME) {
         return;
     }
     int64_t now = sti_now_ms(part->broker->host);

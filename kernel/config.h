@@ -42,8 +42,8 @@ int krn_config_section(struct krn_config *config, apr_pool_t *pool, const char *
                        struct sti_err *err);
 /* Take a section as it is, unread: that of an optional plugin which could not be loaded. */
 void krn_config_skip(struct krn_config *config, const char *section);
-/* Where the value of an option comes from, as it stands in front of an error; NULL: it was not given
- * and is the default. */
+/* Where the value of an option comes from, as it stands in front of an error; NULL: it was not
+ * given and is the default. */
 const char *krn_config_where(struct krn_config *config, apr_pool_t *pool, const char *section,
                              const char *key);
 /* Was every override used? */

@@ -278,6 +278,29 @@ void krn_strand_post(struct sti_strand *strand, struct sti_task *task)
     }
 }
 
+bool krn_strand_try_run(struct sti_strand *strand, struct sti_task *task)
+{
+    struct strand *s = strand_of(strand);
+    struct krn_executor *ex = s->executor;
+    struct strand *outer = running_strand; /* the caller may run on another strand */
+    struct sti_task *expected = IDLE;
+    if (!atomic_compare_exchange_strong_explicit(&s->inbox, &expected, BUSY, memory_order_acq_rel,
+                                                 memory_order_relaxed)) {
+        return false;
+    }
+    atomic_fetch_add_explicit(&ex->tasks_run, 1, memory_order_relaxed);
+    running_strand = s;
+    task->run(task);
+    bool gone = running_strand == NULL; /* the task called krn_strand_fini */
+    running_strand = outer;
+    expected = BUSY;
+    if (!gone && !atomic_compare_exchange_strong_explicit(
+                     &s->inbox, &expected, IDLE, memory_order_acq_rel, memory_order_relaxed)) {
+        krn_executor_post(ex, &s->task);
+    }
+    return true;
+}
+
 void krn_strand_fini(struct sti_strand *strand)
 {
     if (running_strand == strand_of(strand)) {

@@ -5,8 +5,9 @@
  * started when work waits and none is idle, and then kept. A strand makes tasks run one after
  * another without a thread of its own: its first waiting task puts the strand itself on the queue,
  * whoever takes it runs what has gathered, and after a bounded number of tasks it goes back to the
- * end of the queue so that a busy strand starves nobody. Timers sit in a heap; one thread sleeps
- * until the earliest is due and posts its task.
+ * end of the queue so that a busy strand starves nobody. A caller may enter an idle strand on its
+ * own thread for one task; what was posted meanwhile then goes to the queue. Timers sit in a heap;
+ * one thread sleeps until the earliest is due and posts its task.
  *
  * Invariants. A strand is on the queue, or being run, exactly when its inbox is not IDLE. A timer
  * is in the heap exactly when its position word is not zero. No lock is held while a task runs.
@@ -30,9 +31,9 @@ struct krn_executor_stats {
     uint64_t timers;       /* armed */
 };
 
-/* Measure one in PROBE_EVERY tasks that are posted to the queue, a strand with all that has gathered
- * on it counting as one: how long it waits for a thread, and how long it runs, in microseconds.
- * Before anything is posted. */
+/* Measure one in PROBE_EVERY tasks that are posted to the queue, a strand with all that has
+ * gathered on it counting as one: how long it waits for a thread, and how long it runs, in
+ * microseconds. Before anything is posted. */
 void krn_executor_measure(struct krn_executor *executor, struct sti_histogram *wait_us,
                           struct sti_histogram *run_us);
 
@@ -47,6 +48,7 @@ void krn_executor_free(struct krn_executor *executor);
 void krn_executor_post(struct krn_executor *executor, struct sti_task *task);
 void krn_strand_init(struct krn_executor *executor, struct sti_strand *strand);
 void krn_strand_post(struct sti_strand *strand, struct sti_task *task);
+bool krn_strand_try_run(struct sti_strand *strand, struct sti_task *task);
 void krn_strand_fini(struct sti_strand *strand);
 void krn_timer_arm(struct krn_executor *executor, struct sti_timer *timer, uint64_t due_us);
 bool krn_timer_cancel(struct krn_executor *executor, struct sti_timer *timer);

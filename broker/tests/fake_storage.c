@@ -387,6 +387,19 @@ static int fake_append(struct sti_storage_partition *part, struct sti_storage_ap
 {
     struct fake_storage *fs = part->fs;
     pthread_mutex_lock(&fs->mu);
+    if (fs->append_slow_us > 0) {
+        const struct timespec wait = {.tv_nsec = (long)fs->append_slow_us * 1000};
+        pthread_mutex_unlock(&fs->mu);
+        nanosleep(&wait, NULL);
+        pthread_mutex_lock(&fs->mu);
+    }
+    if ((op->flags & STI_APPEND_NO_WAIT) != 0) {
+        fs->appends_no_wait++;
+        if (fs->would_block_appends || fs->hold_appends) {
+            pthread_mutex_unlock(&fs->mu);
+            return STI_E_WOULD_BLOCK;
+        }
+    }
     int rc = part->log->poisoned || fs->damage_untold ? STI_E_POISONED : fs->append_refuse;
     fs->violations += part->appending ? 1u : 0u;
     fs->appends++;
@@ -678,7 +691,7 @@ struct fake_storage *fs_new(void)
                   .major = STI_STORAGE_MAJOR,
                   .minor = STI_STORAGE_MINOR,
                   .id = STI_STORAGE_ID,
-                  .caps = STI_STORAGE_DURABLE | STI_STORAGE_BLOBS},
+                  .caps = STI_STORAGE_DURABLE | STI_STORAGE_BLOBS | STI_STORAGE_NO_WAIT},
         .open = fake_open,
         .configure = fake_configure,
         .state = fake_state,

@@ -33,26 +33,29 @@ struct fake_storage {
     /* knobs, @locks mu */
     bool hold_appends, hold_reads, auto_sync;
     bool hold_opens; /* opens wait; they end early when the broker does not want them any more */
-    const char *hold_topic; /* only those of this topic; NULL: all */
-    bool sync_on_close;     /* close tells a last synced end */
-    bool fail_on_open;      /* the next open is poisoned before it returns */
-    bool hold_configures;   /* configure waits */
-    bool damage_untold;     /* the log is damaged, and the event is still under way */
-    bool unsynced_on_open;  /* open knows of nothing that it was synced */
-    int append_status;      /* of the next appends */
-    int append_refuse;      /* returned by append itself */
+    const char *hold_topic;   /* only those of this topic; NULL: all */
+    bool sync_on_close;       /* close tells a last synced end */
+    bool fail_on_open;        /* the next open is poisoned before it returns */
+    bool hold_configures;     /* configure waits */
+    bool damage_untold;       /* the log is damaged, and the event is still under way */
+    bool unsynced_on_open;    /* open knows of nothing that it was synced */
+    int append_status;        /* of the next appends */
+    int append_refuse;        /* returned by append itself */
+    bool would_block_appends; /* those that may not wait are refused */
     int read_status, blob_status;
     const char *open_topic; /* open_status is for this topic only; NULL: for all */
     int open_status, close_status, remove_status, configure_status, trim_status;
     int would_block;                  /* so many reads with NO_WAIT are refused */
     uint64_t bytes_needed;            /* with DISK_FULL */
     uint32_t segment_batches;         /* a segment holds so many; 0: all */
+    unsigned append_slow_us;          /* the call of append takes so long */
     unsigned append_delay_us;         /* with hold_appends false: complete on a thread of its own */
     uint64_t space_total, space_free; /* what `space` tells; */
     bool space_shrinks;               /* by what is appended */
     int space_status;
     /* what happened, @locks mu */
-    unsigned appends, appends_held, batches_max, reads, reads_no_wait, reads_held, violations;
+    unsigned appends, appends_no_wait, appends_held, batches_max, reads, reads_no_wait, reads_held,
+        violations;
     unsigned opens_begun, opens_cancelled, configures_begun;
     char opened[32][16]; /* the first opens that began: topics */
     unsigned opens, creates, closes, removes, trims, configures, spaces, discards;

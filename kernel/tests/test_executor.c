@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernel/executor.h"
 
@@ -46,7 +47,6 @@ struct numbered {
     int poster, number;
 };
 
-static struct sti_strand strand;
 static int next_number[POSTERS];
 static _Atomic int inside;
 static _Atomic bool order_broken;
@@ -65,33 +65,103 @@ static void numbered_run(struct sti_task *task)
     }
 }
 
-static void *poster(void *arg)
+/* Posts numbered tasks, or enters the strand with them where it can. */
+struct poster {
+    struct sti_strand *strand;
+    bool enters;
+    int number;
+    pthread_t thread;
+};
+
+static void *poster_main(void *arg)
 {
+    const struct poster *poster = arg;
     for (int i = 0; i < TASKS; i++) {
         struct numbered *n = malloc(sizeof *n);
-        *n = (struct numbered){
-            .task = {.run = numbered_run}, .poster = (int)(intptr_t)arg, .number = i};
-        krn_strand_post(&strand, &n->task);
+        *n =
+            (struct numbered){.task = {.run = numbered_run}, .poster = poster->number, .number = i};
+        if (!poster->enters || !krn_strand_try_run(poster->strand, &n->task)) {
+            krn_strand_post(poster->strand, &n->task);
+        }
     }
     return NULL;
 }
 
-static void test_strand_keeps_order_under_load(void **state)
+/* Tasks of one thread run in order, and never two of the strand at once. */
+static void strand_under_load(struct sti_strand *strand, bool enters)
 {
-    (void)state;
-    pthread_t threads[POSTERS];
-    krn_strand_init(executor, &strand);
-    for (intptr_t i = 0; i < POSTERS; i++) {
-        assert_int_equal(pthread_create(&threads[i], NULL, poster, (void *)i), 0);
+    struct poster posters[POSTERS];
+    memset(next_number, 0, sizeof next_number);
+    atomic_store(&tasks_done, 0);
+    krn_strand_init(executor, strand);
+    for (int i = 0; i < POSTERS; i++) {
+        posters[i] = (struct poster){.strand = strand, .enters = enters, .number = i};
+        assert_int_equal(pthread_create(&posters[i].thread, NULL, poster_main, &posters[i]), 0);
     }
     for (int i = 0; i < POSTERS; i++) {
-        pthread_join(threads[i], NULL);
+        pthread_join(posters[i].thread, NULL);
     }
     gate_wait(1);
     assert_false(atomic_load(&order_broken));
     for (int i = 0; i < POSTERS; i++) {
         assert_int_equal(next_number[i], TASKS);
     }
+}
+
+/* Static strands: each is looked at once more after its last task has opened the gate. */
+static void test_strand_keeps_order_under_load(void **state)
+{
+    static struct sti_strand strand;
+    (void)state;
+    strand_under_load(&strand, false);
+}
+
+static void test_try_run_under_load(void **state)
+{
+    static struct sti_strand strand;
+    (void)state;
+    strand_under_load(&strand, true);
+}
+
+/* ---- entering a strand on the caller's thread */
+
+struct entered {
+    struct sti_task task, late;
+    struct sti_strand *strand;
+    pthread_t thread, late_thread;
+    bool nested, late_ran;
+};
+
+static void behind_run(struct sti_task *task)
+{
+    struct entered *e = (struct entered *)(void *)((char *)task - offsetof(struct entered, late));
+    e->late_thread = pthread_self();
+    e->late_ran = true;
+    gate_open();
+}
+
+static void entered_run(struct sti_task *task)
+{
+    struct entered *e = (struct entered *)(void *)task;
+    e->thread = pthread_self();
+    e->nested = krn_strand_try_run(e->strand, &e->late); /* it runs: nothing is done */
+    krn_strand_post(e->strand, &e->late);
+    assert_false(e->late_ran);
+}
+
+static void test_try_run(void **state)
+{
+    (void)state;
+    static struct sti_strand idle;
+    static struct entered e;
+    e = (struct entered){
+        .task = {.run = entered_run}, .late = {.run = behind_run}, .strand = &idle, .nested = true};
+    krn_strand_init(executor, &idle);
+    assert_true(krn_strand_try_run(&idle, &e.task));
+    assert_true(pthread_equal(e.thread, pthread_self()));
+    assert_false(e.nested);
+    gate_wait(1); /* what was posted meanwhile follows on the executor */
+    assert_false(pthread_equal(e.late_thread, pthread_self()));
 }
 
 struct mortal {
@@ -274,6 +344,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_strand_keeps_order_under_load),
+        cmocka_unit_test(test_try_run),
+        cmocka_unit_test(test_try_run_under_load),
         cmocka_unit_test(test_last_task_frees_its_strand),
         cmocka_unit_test(test_timers_fire_in_order_and_cancel),
         cmocka_unit_test(test_many_timers_cancel_anywhere),

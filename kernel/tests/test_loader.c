@@ -234,7 +234,7 @@ static void test_interfaces(void **state)
                    "storage_caps.so: streamit.storage: caps 0x4 promise 0x4, which needs slot "
                    "blob_get, and that is null: fill it in or withdraw the promise");
     expect_refusal("storage_major", STI_E_ABI_MISMATCH,
-                   "storage_major.so: streamit.storage: interface 3.2, kernel expects 0.2 (major "
+                   "storage_major.so: streamit.storage: interface 3.3, kernel expects 0.3 (major "
                    "0): rebuild the plugin against this SDK");
     expect_refusal("storage_minor", STI_E_ABI_MISMATCH,
                    "storage_minor.so: streamit.storage: interface 0.0, kernel needs 0.1 or later: "
@@ -247,7 +247,7 @@ static void test_needs(void **state)
     expect_refused("need_size", "need_size.so: needs: row 0: struct_size 4, expected at least 32: "
                                 "rebuild the plugin");
     expect_refusal("need_major", STI_E_ABI_MISMATCH,
-                   "need_major.so: needs streamit.storage 7.0, kernel knows 0.2: upgrade StreamIt "
+                   "need_major.so: needs streamit.storage 7.0, kernel knows 0.3: upgrade StreamIt "
                    "or rebuild the plugin");
 }
 

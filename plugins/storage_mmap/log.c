@@ -6,6 +6,9 @@
  * full, the bytes that were written are cut off again and new segments are removed, and the log is
  * as it was; any other failure poisons the partition.
  *
+ * An append that may not wait (STI_APPEND_NO_WAIT) is refused unless one pwritev into the open
+ * active segment is all that it needs.
+ *
  * Where the writer syncs by itself it holds the sync job off, and where that fails, until the
  * partition is poisoned: of two syncs that meet a write error the kernel tells only one, and the
  * other would call the same bytes synced.
@@ -174,7 +177,7 @@ int smm_roll(struct sti_storage_partition *part, int64_t base_offset, struct sti
 /* ---- planning ------------------------------------------------------------------------------ */
 
 /* Is the active segment's first batch older than segment_ms? */
-static bool is_aged(struct sti_storage_partition *part, struct smm_segment *seg)
+static bool is_aged(struct sti_storage_partition *part, const struct smm_segment *seg)
 {
     if (part->settings.segment_ms <= 0 || seg->write_size == 0) {
         return false;
@@ -477,6 +480,30 @@ static int sync_cut(struct sti_storage_partition *part, struct sti_err *err)
                : sti_err_set(err, STI_E_IO, "%s: sync of the cut: %s", part->name, strerror(saved));
 }
 
+/* Would the append need more than one write into reserved space of the open segment? What it finds
+ * may change before the append, which then does the rest. @locks part->write_mu held */
+static bool would_wait(struct sti_storage_partition *part, const struct sti_storage_append *op,
+                       uint64_t len)
+{
+    const struct smm_segment *seg = smm_segment_active(part);
+    if (part->settings.flush_policy == STI_FLUSH_COMMIT || !part->boot_noted || part->cut_dirty ||
+        !seg->exists || (seg->write_size > 0 && part->first_ms < 0) || is_aged(part, seg) ||
+        (uint64_t)seg->write_size + len > UINT32_MAX) {
+        return true;
+    }
+    bool space = seg->write_size + len <= seg->reserved_end ||
+                 part->store->conf->reserve_bytes_max == 0 ||
+                 atomic_load(&part->store->no_fallocate);
+    const struct sti_append_batch *last = op->batches[op->batch_count - 1];
+    if (!space || !fits(part, seg, seg->write_size + len - last->len, last)) {
+        return true;
+    }
+    pthread_mutex_lock(&part->mu);
+    bool open = seg->file != NULL && !smm_index_full(&part->index);
+    pthread_mutex_unlock(&part->mu);
+    return !open;
+}
+
 /* @param claimed  out: the caller is to sync, with smm_flush_claimed */
 static int append_locked(struct sti_storage_partition *part, struct sti_storage_append *op,
                          bool *claimed, struct sti_err *err)
@@ -538,8 +565,19 @@ int smm_append(struct sti_storage_partition *part, struct sti_storage_append *op
         len += op->batches[i]->len;
     }
     bool claimed = false;
-    int rc = smm_flush_group(part, len, &err);
-    pthread_mutex_lock(&part->write_mu);
+    int rc = STI_OK;
+    if ((op->flags & STI_APPEND_NO_WAIT) != 0) {
+        if (pthread_mutex_trylock(&part->write_mu) != 0) {
+            return STI_E_WOULD_BLOCK;
+        }
+        if (op->batch_count > 0 && would_wait(part, op, len)) {
+            pthread_mutex_unlock(&part->write_mu);
+            return STI_E_WOULD_BLOCK;
+        }
+    } else {
+        rc = smm_flush_group(part, len, &err);
+        pthread_mutex_lock(&part->write_mu);
+    }
     if (rc == STI_OK) {
         rc = append_locked(part, op, &claimed, &err);
     }

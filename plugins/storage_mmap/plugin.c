@@ -215,7 +215,8 @@ static const struct sti_storage storage = {
               .major = STI_STORAGE_MAJOR,
               .minor = STI_STORAGE_MINOR,
               .id = STI_STORAGE_ID,
-              .caps = STI_STORAGE_DURABLE | STI_STORAGE_FILES | STI_STORAGE_BLOBS},
+              .caps = STI_STORAGE_DURABLE | STI_STORAGE_FILES | STI_STORAGE_BLOBS |
+                      STI_STORAGE_NO_WAIT},
     .open = smm_open,
     .configure = smm_configure,
     .state = smm_state,

@@ -210,7 +210,7 @@ LAYOUT_SIZE(sti_collector, 16);
 LAYOUT_FIELD(sti_collector, next, 0, 8);
 LAYOUT_FIELD(sti_collector, collect, 8, 8);
 
-LAYOUT_SIZE(sti_host, 200);
+LAYOUT_SIZE(sti_host, 208);
 LAYOUT_FIELD(sti_host, struct_size, 0, 4);
 LAYOUT_FIELD(sti_host, abi_major, 4, 2);
 LAYOUT_FIELD(sti_host, abi_minor, 6, 2);
@@ -238,6 +238,7 @@ LAYOUT_FIELD(sti_host, metrics_visit, 168, 8);
 LAYOUT_FIELD(sti_host, health_visit, 176, 8);
 LAYOUT_FIELD(sti_host, collector_add, 184, 8);
 LAYOUT_FIELD(sti_host, collector_remove, 192, 8);
+LAYOUT_FIELD(sti_host, strand_try_run, 200, 8);
 
 LAYOUT_SIZE(sti_lifecycle, 56);
 LAYOUT_FIELD(sti_lifecycle, struct_size, 0, 4);

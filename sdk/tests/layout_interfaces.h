@@ -25,7 +25,7 @@ LAYOUT_VALUE(STI_FLUSH_ONROLL, 0);
 LAYOUT_VALUE(STI_FLUSH_INTERVAL, 1);
 LAYOUT_VALUE(STI_FLUSH_COMMIT, 2);
 LAYOUT_VALUE(STI_STORAGE_MAJOR, 0);
-LAYOUT_VALUE(STI_STORAGE_MINOR, 2);
+LAYOUT_VALUE(STI_STORAGE_MINOR, 3);
 LAYOUT_VALUE(STI_STORAGE_DURABLE, 1);
 LAYOUT_VALUE(STI_STORAGE_FILES, 2);
 LAYOUT_VALUE(STI_STORAGE_BLOBS, 4);
@@ -91,13 +91,15 @@ LAYOUT_FIELD(sti_append_batch, leader_epoch, 48, 4);
 LAYOUT_FIELD(sti_append_batch, reserved, 52, 4);
 LAYOUT_FIELD(sti_append_batch, head, 56, 16);
 
-LAYOUT_SIZE(sti_storage_append, 40);
+LAYOUT_SIZE(sti_storage_append, 48);
 LAYOUT_FIELD(sti_storage_append, struct_size, 0, 4);
 LAYOUT_FIELD(sti_storage_append, batch_count, 4, 4);
 LAYOUT_FIELD(sti_storage_append, batches, 8, 8);
 LAYOUT_FIELD(sti_storage_append, done, 16, 8);
 LAYOUT_FIELD(sti_storage_append, written_end, 24, 8);
 LAYOUT_FIELD(sti_storage_append, bytes_needed, 32, 8);
+LAYOUT_FIELD(sti_storage_append, flags, 40, 4);
+LAYOUT_FIELD(sti_storage_append, reserved, 44, 4);
 
 LAYOUT_SIZE(sti_storage_read, 64);
 LAYOUT_FIELD(sti_storage_read, struct_size, 0, 4);

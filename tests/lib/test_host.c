@@ -112,6 +112,12 @@ static void host_strand_post(void *ctx, struct sti_strand *strand, struct sti_ta
     krn_strand_post(strand, task);
 }
 
+static bool host_strand_try_run(void *ctx, struct sti_strand *strand, struct sti_task *task)
+{
+    (void)ctx;
+    return krn_strand_try_run(strand, task);
+}
+
 static void host_strand_fini(void *ctx, struct sti_strand *strand)
 {
     (void)ctx;
@@ -345,7 +351,8 @@ const struct sti_host *test_host_for(struct test_host *th, const char *instance)
                                  .metrics_visit = host_metrics_visit,
                                  .health_visit = host_health_visit,
                                  .collector_add = host_collector_add,
-                                 .collector_remove = host_collector_remove};
+                                 .collector_remove = host_collector_remove,
+                                 .strand_try_run = host_strand_try_run};
     return &in->host;
 }
 

@@ -254,7 +254,8 @@ static void test_sound_data(void **state)
     advance(2000000);
     assert_int_equal(passes(), 1);
     assert_int_equal(metric("streamit_storage_scrub_bytes_total"), BATCHES * LEN);
-    assert_in_range(metric("streamit_storage_scrub_progress_timestamp_seconds"), 1700000060, 1700000062);
+    assert_in_range(metric("streamit_storage_scrub_progress_timestamp_seconds"), 1700000060,
+                    1700000062);
     assert_true(metric("streamit_storage_open_segments") <= open_files);
     advance(86300000000);
     assert_int_equal(passes(), 1);

@@ -166,8 +166,8 @@ static void bytes_make(struct append_bytes *a, const struct cs_batch *batches, u
     }
 }
 
-int cs_append(struct cs_part *p, const struct cs_batch *batches, uint32_t count,
-              struct cs_append *out)
+int cs_append_flags(struct cs_part *p, const struct cs_batch *batches, uint32_t count,
+                    uint32_t flags, struct cs_append *out)
 {
     struct append_bytes bytes;
     struct cs_call *call = call_new(p, "append");
@@ -176,11 +176,14 @@ int cs_append(struct cs_part *p, const struct cs_batch *batches, uint32_t count,
                                                   .batch_count = count,
                                                   .batches = bytes.ptrs,
                                                   .done = append_done,
-                                                  .written_end = -2};
+                                                  .written_end = -2,
+                                                  .flags = flags};
     cs_run(p->cs, &p->strand, append_run, call);
-    int rc =
-        CS_DOCUMENTED("append", call_wait(call), STI_E_DISK_FULL, STI_E_IO, STI_E_POISONED,
-                      STI_E_RESOURCE_EXHAUSTED, STI_E_INVALID_ARGUMENT, STI_E_MESSAGE_TOO_LARGE);
+    int rc = CS_DOCUMENTED("append", call_wait(call), STI_E_DISK_FULL, STI_E_IO, STI_E_POISONED,
+                           STI_E_RESOURCE_EXHAUSTED, STI_E_INVALID_ARGUMENT,
+                           STI_E_MESSAGE_TOO_LARGE, STI_E_WOULD_BLOCK);
+    CFM_EXPECT(rc != STI_E_WOULD_BLOCK || (flags & STI_APPEND_NO_WAIT) != 0,
+               "an append that may wait ended with WOULD_BLOCK");
     if (rc == STI_OK && count > 0) {
         CFM_EQ(call->op.append.written_end, cs_last(&batches[count - 1]) + 1);
     }
@@ -202,6 +205,12 @@ int cs_append(struct cs_part *p, const struct cs_batch *batches, uint32_t count,
     call->op.append.batches = NULL;
     call_keep(call);
     return rc;
+}
+
+int cs_append(struct cs_part *p, const struct cs_batch *batches, uint32_t count,
+              struct cs_append *out)
+{
+    return cs_append_flags(p, batches, count, 0, out);
 }
 
 int cs_append_like(struct cs_part *p, int64_t base, uint32_t records, uint32_t len,

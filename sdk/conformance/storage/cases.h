@@ -7,6 +7,7 @@
 #define DURABLE STI_STORAGE_DURABLE
 #define FILES   STI_STORAGE_FILES
 #define BLOBS   STI_STORAGE_BLOBS
+#define NO_WAIT STI_STORAGE_NO_WAIT
 
 /* X(name, capabilities without which it is skipped, seconds or 0, promise) */
 #define CS_CASES(X)                                                                                \
@@ -20,6 +21,7 @@
     X(append_and_read, 0, 0, "every batch is found at each of its offsets")                        \
     X(append_spans_segments, 0, 0, "one append may fill several segments")                         \
     X(append_refusals, 0, 0, "a batch that does not follow the log is refused, and nothing moves") \
+    X(append_no_wait, NO_WAIT, 0, "an append that may not wait is done at once, or not at all")    \
     X(batch_larger_than_segment, 0, 0, "a batch larger than a segment is stored and read whole")   \
     X(read_bounds, 0, 0, "a read returns whole batches, as many as its bounds allow")              \
     X(read_slices, 0, 0, "a read keeps to its array of slices, each within one segment")           \

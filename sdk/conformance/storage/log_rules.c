@@ -66,6 +66,39 @@ void cs_case_append_spans_segments(struct cfm *cfm)
     cs_model_fini(&m);
 }
 
+void cs_case_append_no_wait(struct cfm *cfm)
+{
+    struct cs cs;
+    struct cs_model m = {0};
+    uint32_t done = 0;
+    cs_start(&cs, cfm);
+    struct cs_part *p = cs_created(&cs, "t");
+    for (uint32_t i = 0; i < 400; i++) {
+        struct cs_batch batch = {.base = (int64_t)i * 2,
+                                 .records = 2,
+                                 .len = 100 + i % 7 * 50,
+                                 .timestamp = 1000 + i,
+                                 .epoch = 1};
+        int rc = cs_append_flags(p, &batch, 1, STI_APPEND_NO_WAIT, NULL);
+        if (rc == STI_E_WOULD_BLOCK) {
+            CFM_EQ(cs_state(p).written_end, batch.base);
+            rc = cs_append(p, &batch, 1, NULL);
+        } else {
+            done++;
+        }
+        CFM_STATUS(rc, STI_OK);
+        cs_model_add(&m, &batch);
+    }
+    CFM_EXPECT(done > 200, "of 400 small appends only %u were done without waiting", done);
+    CFM_CHECK(cs_state(p).segment_count > 4);
+    cs_model_check(&m, p);
+    struct cs_batch gap = {.base = 5, .records = 1, .len = 100, .timestamp = 1};
+    CFM_STATUS(cs_append_flags(p, &gap, 1, STI_APPEND_NO_WAIT, NULL), STI_E_INVALID_ARGUMENT);
+    cs_closed(p);
+    cs_stop(&cs);
+    cs_model_fini(&m);
+}
+
 void cs_case_append_refusals(struct cfm *cfm)
 {
     struct cs cs;

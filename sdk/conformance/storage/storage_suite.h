@@ -116,6 +116,9 @@ struct cs_append {
 /* Append batches as they are, also wrong ones. @param out  may be NULL */
 int cs_append(struct cs_part *p, const struct cs_batch *batches, uint32_t count,
               struct cs_append *out);
+/* The same with STI_APPEND_*. */
+int cs_append_flags(struct cs_part *p, const struct cs_batch *batches, uint32_t count,
+                    uint32_t flags, struct cs_append *out);
 /* Append `count` like batches, the first at `base`, each `records` records and `len` bytes, with
  * timestamps that grow by one. */
 int cs_append_like(struct cs_part *p, int64_t base, uint32_t records, uint32_t len,

@@ -379,6 +379,13 @@ struct sti_host {
      * to be called in `collect`. From start on. */
     void (*collector_add)(void *ctx, struct sti_collector *collector);
     void (*collector_remove)(void *ctx, struct sti_collector *collector);
+
+    /* Since 0.2. When nothing runs or waits on the strand, run `task` on the calling thread, as one
+     * of the strand's, and return true when it has ended; what is posted meanwhile follows on the
+     * executor. Otherwise nothing is done. For short tasks of a caller to whom waking another
+     * thread would cost more than the task; the caller answers for how long it blocks, and holds no
+     * lock that the task or whoever posts to the strand takes. */
+    bool (*strand_try_run)(void *ctx, struct sti_strand *strand, struct sti_task *task);
 };
 
 /* ---- the descriptor: plugin -> kernel */

@@ -58,11 +58,12 @@ extern "C" {
 
 #define STI_STORAGE_ID    "streamit.storage"
 #define STI_STORAGE_MAJOR 0
-#define STI_STORAGE_MINOR 2
+#define STI_STORAGE_MINOR 3
 
 #define STI_STORAGE_DURABLE 0x1u /* survives a restart, and synced ends are true: needs `sync` */
 #define STI_STORAGE_FILES   0x2u /* slices carry file descriptors */
 #define STI_STORAGE_BLOBS   0x4u /* keeps sidecar blobs: needs blob_put and blob_get */
+#define STI_STORAGE_NO_WAIT 0x8u /* since 0.3: append looks at STI_APPEND_NO_WAIT */
 
 /* Opaque; the plugin's own. */
 struct sti_storage_partition;
@@ -163,6 +164,12 @@ struct sti_append_batch {
     uint8_t head[STI_BATCH_PATCH_LEN];
 };
 
+/* Since 0.3, for a small append on a thread that serves others too: only what writes into memory of
+ * the operating system is done, to a file that is open and has the space. STI_E_WOULD_BLOCK,
+ * returned, with nothing changed, where more is needed: a new segment, a sync, space, a file to be
+ * opened, a lock that is held over such. */
+#define STI_APPEND_NO_WAIT 0x1u
+
 /* An append of one or more batches, all or nothing. Caller's memory until `done`. */
 struct sti_storage_append {
     uint32_t struct_size;
@@ -171,10 +178,14 @@ struct sti_storage_append {
     /* status: STI_OK; STI_E_DISK_FULL (nothing changed; bytes_needed is set); STI_E_IO (poisoned);
      * STI_E_POISONED; STI_E_RESOURCE_EXHAUSTED (a bound of a memory engine, or no descriptors;
      * nothing changed); STI_E_INVALID_ARGUMENT (it does not follow the log; nothing changed);
-     * STI_E_MESSAGE_TOO_LARGE (no segment can hold the batch; nothing changed) */
+     * STI_E_MESSAGE_TOO_LARGE (no segment can hold the batch; nothing changed); returned only:
+     * STI_E_WOULD_BLOCK (with STI_APPEND_NO_WAIT; nothing changed) */
     void (*done)(struct sti_storage_append *op, int status, const struct sti_err *err);
     int64_t written_end;   /* out */
     uint64_t bytes_needed; /* out, with STI_E_DISK_FULL */
+    /* since 0.3, looked at with STI_STORAGE_NO_WAIT among the caps */
+    uint32_t flags; /* STI_APPEND_* */
+    uint32_t reserved;
 };
 
 #define STI_READ_MEMORY                                                                            \
