@@ -207,6 +207,10 @@ struct cl_topic {
 struct cl_topic *cl_topic_get(struct sti_client *client, const char *name);
 /* Look the topic up; blocks; not on the poll thread. */
 int cl_topic_refresh(struct cl_topic *topic, uint64_t due_us, struct sti_err *err);
+/* Somebody wants to write to a topic that is not there: a server that makes topics on demand does
+ * so now, and is waited for. @return STI_OK: it is there; STI_E_UNKNOWN_TOPIC: it will not be; ...
+ */
+int cl_topic_ask_for(struct cl_topic *topic, uint64_t due_us, struct sti_err *err);
 /* The connection to a partition's leader; some server when it is not known. */
 struct cl_conn *cl_topic_leader(struct cl_topic *topic, int32_t partition);
 

@@ -663,6 +663,9 @@ int sti_producer_topic_open(struct sti_producer_topic **out, struct sti_producer
         return sti_err_set(err, STI_E_NO_MEMORY, "producer: out of memory");
     }
     int rc = cl_topic_refresh(known, due, err);
+    if (rc == STI_E_UNKNOWN_TOPIC && cl_topic_ask_for(known, due, err) == STI_OK) {
+        rc = cl_topic_refresh(known, due, err);
+    }
     if (rc != STI_OK) {
         return rc;
     }

@@ -77,6 +77,12 @@ static int find_leader(struct cl_topic *topic, int32_t partition, uint64_t due_u
     return rc;
 }
 
+int cl_topic_ask_for(struct cl_topic *topic, uint64_t due_us, struct sti_err *err)
+{
+    struct cl_leader leader;
+    return find_leader(topic, 0, due_us, &leader, err);
+}
+
 struct describe_ask {
     struct cl_ask ask;
     int32_t count;
