@@ -159,8 +159,7 @@ void tgr_context_fill(struct tgr_rpc *rpc)
                                         .connection = tgr_connection_id(rpc->t, rpc->peer),
                                         .received_us = sti_now_us(host),
                                         .retry_after_ms = &rpc->retry_after_ms};
-    rpc->request.deadline_us =
-        rpc->method == TGR_UNKNOWN ? UINT64_MAX : deadline_us(rpc, rpc->request.received_us);
+    rpc->request.deadline_us = deadline_us(rpc, rpc->request.received_us);
 }
 
 int tgr_context_authenticate(struct tgr_rpc *rpc, struct sti_err *err)

@@ -25,6 +25,9 @@ struct tgr_fetch {
     uint64_t round;           /* of calls to the broker; under rpc->mu */
     bool writing;             /* under rpc->mu */
     bool ended;               /* under rpc->mu */
+    struct sti_timer pause;   /* until the next round, when a quota says so */
+    bool pausing;             /* it is armed; under rpc->mu */
+    uint32_t pause_ms;        /* after the message under way */
 };
 
 /* One row of a message. */

@@ -6,13 +6,15 @@
  * client that does not read pins one message. A row is news when it has batches (or records) or an
  * error; after max_wait_ms without news an empty message says that the stream lives. A row with an
  * error is the last of its partition. Rows take turns at being the first that the broker reads, so
- * that a partition with much to read does not keep the others waiting.
+ * that a partition with much to read does not keep the others waiting. THROTTLED is no end: the
+ * stream itself waits for as long as it is told.
  *
  * `round` counts calls to the broker: what comes back late from one round must not cancel the next.
  */
 #include <string.h>
 
 #include "fetch.h"
+#include "status_map.h"
 
 enum { MESSAGE_BYTES_DEFAULT = 1 << 20, WAIT_MS_DEFAULT = 30000 };
 
@@ -48,6 +50,60 @@ static bool draining(struct tgr_fetch *fetch, struct sti_err *err)
     (void)sti_err_set(err, STI_E_UNAVAILABLE, "node %d is shutting down",
                       (int)t->host->node->node_id);
     return true;
+}
+
+/* The broker asks for patience: no news of the row yet. */
+static void throttle(struct tgr_fetch *fetch, struct sti_fetch_row *row)
+{
+    uint32_t ms = row->retry_after_ms == 0 ? TGR_RETRY_AFTER_MS : row->retry_after_ms;
+    ms = ms < fetch->call.max_wait_ms ? ms : fetch->call.max_wait_ms;
+    fetch->pause_ms = ms > fetch->pause_ms ? ms : fetch->pause_ms;
+    row->status = STI_OK;
+    row->high_watermark = -1;
+}
+
+static void on_pause_over(struct sti_task *task)
+{
+    struct tgr_fetch *fetch =
+        (struct tgr_fetch *)(void *)((char *)task - offsetof(struct tgr_fetch, pause.task));
+    struct tgr_rpc *rpc = fetch->rpc;
+    struct sti_err err;
+    sti_err_clear(&err);
+    pthread_mutex_lock(&rpc->mu);
+    fetch->pausing = false;
+    bool closed = rpc->closed;
+    pthread_mutex_unlock(&rpc->mu);
+    if (closed || draining(fetch, &err)) {
+        end(fetch, STI_E_UNAVAILABLE, &err);
+    } else {
+        begin(fetch);
+    }
+}
+
+/* The next round, after the pause that was asked for. */
+static void begin_later(struct tgr_fetch *fetch)
+{
+    struct tgr_rpc *rpc = fetch->rpc;
+    const struct sti_host *host = rpc->t->host;
+    uint64_t due_us = sti_now_us(host) + (uint64_t)fetch->pause_ms * 1000u;
+    fetch->pause_ms = 0;
+    pthread_mutex_lock(&rpc->mu);
+    fetch->pausing = true;
+    fetch->pause = (struct sti_timer){.task.run = on_pause_over};
+    /* Who closes the call or drains from now on finds it pausing; who did before is found here. */
+    bool over = rpc->closed || atomic_load(&rpc->t->draining);
+    host->timer_arm(host->ctx, &fetch->pause, over ? 0 : due_us);
+    pthread_mutex_unlock(&rpc->mu);
+}
+
+/* Have a pause end now. @locks rpc->mu held */
+static void pause_cut(struct tgr_fetch *fetch)
+{
+    const struct sti_host *host = fetch->rpc->t->host;
+    if (fetch->pausing && host->timer_cancel(host->ctx, &fetch->pause)) {
+        fetch->pause = (struct sti_timer){.task.run = on_pause_over};
+        host->timer_arm(host->ctx, &fetch->pause, 0);
+    }
 }
 
 /* ---- a message ---- */
@@ -124,12 +180,15 @@ static int answer(struct tgr_fetch *fetch, bool *sent, struct sti_err *err)
                  : sti_err_set(err, STI_E_NO_MEMORY, "no memory for a response");
     for (; rc == STI_OK && count < call->row_count; count++) {
         struct sti_fetch_row *row = call->rows[count];
+        if (row->status == STI_E_THROTTLED) {
+            throttle(fetch, row);
+        }
         rc = tgr_fetch_out(fetch, arena, row, &left, first, &outs[count], err);
         first = first && GRPC_SLICE_LENGTH(outs[count].records) == 0;
         progress = progress || outs[count].result.next_offset != row->offset;
     }
     size_t n = rc == STI_OK ? sift(outs, news, count) : 0;
-    *sent = n > 0 || !progress; /* only control records: go on reading */
+    *sent = n > 0 || (!progress && fetch->pause_ms == 0); /* else go on reading */
     grpc_byte_buffer *out = rc == STI_OK && *sent ? tgr_fetch_encode(arena, news, n) : NULL;
     if (rc == STI_OK && *sent && out == NULL) {
         rc = sti_err_set(err, STI_E_NO_MEMORY, "no memory for a response");
@@ -168,6 +227,8 @@ static void step(struct tgr_fetch *fetch)
     if (rc != STI_OK) {
         sti_fetch_release(&fetch->call);
         end(fetch, rc, &err);
+    } else if (!sent && fetch->pause_ms > 0) {
+        begin_later(fetch);
     } else if (!sent) {
         fetch->task.run = on_begin_task; /* not from here: the broker may answer at once again */
         host->post(host->ctx, &fetch->task);
@@ -213,6 +274,8 @@ static void on_written(struct tgr_tag *tag, bool ok)
         end(fetch, STI_E_UNAVAILABLE, &err);
     } else if (fetch->call.row_count == 0) { /* no partition is left */
         end(fetch, STI_OK, NULL);
+    } else if (fetch->pause_ms > 0) {
+        begin_later(fetch);
     } else {
         begin(fetch);
     }
@@ -257,8 +320,17 @@ static void on_close(struct tgr_tag *tag, bool ok)
     pthread_mutex_lock(&rpc->mu);
     rpc->closed = true;
     tgr_fetch_cancel(rpc);
+    pause_cut(rpc->state);
     pthread_mutex_unlock(&rpc->mu);
     tgr_rpc_unref(rpc);
+}
+
+void tgr_fetch_stream_drain(struct tgr_rpc *rpc)
+{
+    pthread_mutex_lock(&rpc->mu);
+    tgr_fetch_cancel(rpc);
+    pause_cut(rpc->state);
+    pthread_mutex_unlock(&rpc->mu);
 }
 
 void tgr_fetch_stream_handle(struct tgr_rpc *rpc)

@@ -61,8 +61,10 @@ static void drain(struct tgr_rpc *rpc)
 {
     switch (rpc->method) {
     case TGR_FETCH:
-    case TGR_FETCH_STREAM:
         tgr_fetch_drain(rpc);
+        return;
+    case TGR_FETCH_STREAM:
+        tgr_fetch_stream_drain(rpc);
         return;
     case TGR_PRODUCE_STREAM:
         tgr_produce_stream_drain(rpc);

@@ -15,8 +15,8 @@ OPTION(host, .type = STI_OPT_STRING, .def = "0.0.0.0", .max = 250,
 OPTION(port, .type = STI_OPT_INT, .def = "8080", .min = 0, .max = 65535,
        .help = "TCP port to listen on; 0 picks a free one.");
 OPTION(advertised_host, .type = STI_OPT_STRING, .max = 250,
-       .help = "Host that clients are told to connect to; without it the host, or localhost when "
-               "listening on all addresses.");
+       .help = "Host that clients are told to connect to; without it the host, or, when listening "
+               "on all addresses, the one that a client dialed.");
 OPTION(advertised_port, .type = STI_OPT_INT, .def = "0", .min = 0, .max = 65535,
        .help = "Port that clients are told to connect to; 0: the port that is listened on.");
 OPTION(poller_threads, .type = STI_OPT_INT, .def = "1", .min = 1, .max = TGR_POLLERS_MAX,
@@ -55,6 +55,12 @@ OPTION(connection_idle_ms, .type = STI_OPT_INT, .def = "0", .min = 0, .max = 864
                "by themselves. 0: never.");
 OPTION(keepalive_ms, .type = STI_OPT_INT, .def = "60000", .min = 1000, .max = 86400000,
        .unit = "ms", .help = "An idle connection is probed after so long.");
+OPTION(keepalive_timeout_ms, .type = STI_OPT_INT, .def = "20000", .min = 100, .max = 3600000,
+       .unit = "ms", .help = "A connection that does not answer a probe for so long is closed.");
+OPTION(keepalive_min_interval_ms, .type = STI_OPT_INT, .def = "10000", .min = 0, .max = 3600000,
+       .unit = "ms",
+       .help = "A client that probes more often while nothing is sent is sent away "
+               "(too_many_pings).");
 
 static const struct sti_option *const options[] = {&opt_host,
                                                    &opt_port,
@@ -73,6 +79,8 @@ static const struct sti_option *const options[] = {&opt_host,
                                                    &opt_connections_per_address_max,
                                                    &opt_connection_idle_ms,
                                                    &opt_keepalive_ms,
+                                                   &opt_keepalive_timeout_ms,
+                                                   &opt_keepalive_min_interval_ms,
                                                    NULL};
 
 static int create(const struct sti_host *host, const void *conf, void **self, struct sti_err *err)

@@ -25,8 +25,6 @@ enum {
     FRAME_BYTES = 1 << 20,
     /* So far beyond what is taken, a request is still read, and refused with our own error. */
     REFUSED_BYTES = 8 << 20,
-    KEEPALIVE_TIMEOUT_MS = 20000,
-    PING_INTERVAL_MIN_MS = 10000,
     ARGS_MAX = 20,
     WAIT_SLICE_MS = 20,
     POLITE_US = 50000 /* for connections to close by themselves once no call is left */
@@ -59,10 +57,11 @@ static grpc_server *server_new(const struct tgr_transport *t)
     arg_add(&args, GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
     arg_add(&args, GRPC_ARG_ENABLE_CHANNELZ, 0);
     arg_add(&args, GRPC_ARG_KEEPALIVE_TIME_MS, conf->keepalive_ms);
-    arg_add(&args, GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS);
+    arg_add(&args, GRPC_ARG_KEEPALIVE_TIMEOUT_MS, conf->keepalive_timeout_ms);
     arg_add(&args, GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     arg_add(&args, GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-    arg_add(&args, GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_INTERVAL_MIN_MS);
+    arg_add(&args, GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+            conf->keepalive_min_interval_ms);
     if (conf->connection_idle_ms > 0) {
         arg_add(&args, GRPC_ARG_MAX_CONNECTION_IDLE_MS, conf->connection_idle_ms);
     }
@@ -128,6 +127,23 @@ static void address_set(struct tgr_transport *t, int port)
                    port);
 }
 
+/* Listening on all addresses says nothing about where clients reach them: without an option they
+ * are told the address that they dialed, and others the machine's name. */
+static void advertised_set(struct tgr_transport *t)
+{
+    const struct tgr_conf *conf = t->conf;
+    bool named = conf->advertised_host != NULL && conf->advertised_host[0] != '\0';
+    t->advertise_dialed = !named && is_wildcard(conf->host);
+    t->advertised_port = conf->advertised_port > 0 ? (int)conf->advertised_port : t->port;
+    if (!t->advertise_dialed) {
+        (void)snprintf(t->advertised_host, sizeof t->advertised_host, "%s",
+                       named ? conf->advertised_host : conf->host);
+    } else if (gethostname(t->advertised_host, sizeof t->advertised_host - 1) != 0 ||
+               t->advertised_host[0] == '\0') {
+        (void)snprintf(t->advertised_host, sizeof t->advertised_host, "localhost");
+    }
+}
+
 static int port_open(struct tgr_transport *t, struct sti_err *err)
 {
     const struct tgr_conf *conf = t->conf;
@@ -139,12 +155,7 @@ static int port_open(struct tgr_transport *t, struct sti_err *err)
         return listen_refused(t, err);
     }
     address_set(t, t->port);
-    const char *advertised = conf->advertised_host;
-    if (advertised == NULL || advertised[0] == '\0') {
-        advertised = is_wildcard(conf->host) ? "localhost" : conf->host;
-    }
-    (void)snprintf(t->advertised_host, sizeof t->advertised_host, "%s", advertised);
-    t->advertised_port = conf->advertised_port > 0 ? (int)conf->advertised_port : t->port;
+    advertised_set(t);
     return STI_OK;
 }
 
@@ -186,6 +197,9 @@ int tgr_server_start(struct tgr_transport *t, struct sti_err *err)
     t->cq = grpc_completion_queue_create_for_next(NULL);
     grpc_server_register_completion_queue(t->server, t->cq, NULL);
     for (int m = 0; m < TGR_UNKNOWN; m++) {
+        if (tgr_methods[m].slots == 0) {
+            continue; /* comes through the slots for unknown methods: see slot.c */
+        }
         t->registered[m] = grpc_server_register_method(
             t->server, tgr_methods[m].path, NULL,
             tgr_methods[m].payload ? GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER
@@ -210,7 +224,8 @@ int tgr_server_start(struct tgr_transport *t, struct sti_err *err)
     t->host->announce(t->host->ctx, t->address);
     sti_log(t->host, STI_LOG_INFO, "listening", "gRPC clients may connect",
             STI_F_STR("address", t->address), STI_F_STR("advertised_host", t->advertised_host),
-            STI_F_INT("advertised_port", t->advertised_port));
+            STI_F_INT("advertised_port", t->advertised_port),
+            STI_F_BOOL("advertised_as_dialed", t->advertise_dialed));
     return STI_OK;
 }
 

@@ -9,6 +9,7 @@
  *
  * A slot that completes posts its successor before it does anything else, so that a burst does not
  * wait for a slot. The catch-all slot answers unknown methods, which would hang without it.
+ * FindLeader comes through it as well: only there gRPC tells the address that the client dialed.
  */
 #include <grpc/support/time.h>
 #include <string.h>
@@ -33,7 +34,7 @@ const struct tgr_method_info tgr_methods[TGR_METHODS] = {
     [TGR_LIST_TOPICS] = {API "ListTopics", "ListTopics", 2, true, true, tgr_list_topics_handle},
     [TGR_DESCRIBE_TOPIC] = {API "DescribeTopic", "DescribeTopic", 2, true, true,
                             tgr_describe_topic_handle},
-    [TGR_FIND_LEADER] = {API "FindLeader", "FindLeader", 2, true, true, tgr_find_leader_handle},
+    [TGR_FIND_LEADER] = {API "FindLeader", "FindLeader", 0, false, true, tgr_find_leader_handle},
     [TGR_HEALTH_CHECK] = {"/grpc.health.v1.Health/Check", "HealthCheck", 2, true, false,
                           tgr_health_check_handle},
     [TGR_HEALTH_WATCH] = {"/grpc.health.v1.Health/Watch", "HealthWatch", 2, true, false,
@@ -220,6 +221,12 @@ static void claim(struct tgr_rpc *rpc)
 {
     struct tgr_transport *t = rpc->t;
     rpc->active = true;
+    if (rpc->method == TGR_UNKNOWN) {
+        rpc->deadline = rpc->details.deadline;
+        if (grpc_slice_str_cmp(rpc->details.method, tgr_methods[TGR_FIND_LEADER].path) == 0) {
+            rpc->method = TGR_FIND_LEADER;
+        }
+    }
     (void)atomic_fetch_add(&t->active, 1);
     if (tgr_is_stream(rpc->method)) {
         (void)atomic_fetch_add(&t->streams, 1);
@@ -267,8 +274,8 @@ void *tgr_poller_main(void *transport)
         if (event.type == GRPC_OP_COMPLETE) {
             tgr_thread_acquire(tag);
             if (tag->fn == on_new && event.success != 0) {
+                method = tag->rpc->method; /* of the slot */
                 claim(tag->rpc);
-                method = tag->rpc->method;
                 shard = tgr_shard_of(tag->rpc);
             }
         }

@@ -41,6 +41,8 @@ struct tgr_conf {
     int64_t keepalive_ms;
     int64_t connections_max, connections_per_address_max;
     int64_t connection_idle_ms;
+    int64_t keepalive_timeout_ms;
+    int64_t keepalive_min_interval_ms;
     int64_t stream_requests_max;
     int64_t stream_partitions_max;
 };
@@ -82,7 +84,7 @@ struct tgr_tag {
 struct tgr_method_info {
     const char *path;  /* "/streamit.v1.StreamIt/Produce" */
     const char *label; /* of metrics */
-    uint32_t slots;    /* posted at once */
+    uint32_t slots;    /* posted at once; 0: not registered with gRPC, see slot.c */
     bool payload;      /* the request message arrives with the call */
     bool broker;       /* refused while draining */
     /* Takes over the caller's reference. @thread poller */
@@ -122,6 +124,7 @@ struct tgr_transport {
     char address[320];         /* host:port, as announced */
     char advertised_host[256]; /* as endpoint gives it */
     int advertised_port;
+    bool advertise_dialed; /* clients that ask are told the address that they dialed */
 
     uint64_t trace_random; /* first half of the trace ids that are made here */
     _Atomic uint64_t trace_number;
@@ -156,7 +159,7 @@ struct tgr_rpc {
     grpc_call *call;
     gpr_timespec deadline;
     grpc_metadata_array metadata;
-    grpc_call_details details; /* TGR_UNKNOWN only */
+    grpc_call_details details; /* of methods that are not registered */
     grpc_byte_buffer *payload;
     grpc_byte_buffer *out;
     int cancelled; /* gRPC's, valid after tag_close or tag_done */
@@ -276,8 +279,10 @@ void tgr_health_watch_handle(struct tgr_rpc *rpc);
 void tgr_reflection_handle(struct tgr_rpc *rpc);
 void tgr_unknown_handle(struct tgr_rpc *rpc);
 
-/* fetch.c: cancel a fetch that waits, of either kind. */
+/* fetch.c: cancel a fetch that waits. */
 void tgr_fetch_drain(struct tgr_rpc *rpc);
+/* fetch_stream.c: end the stream with UNAVAILABLE, behind the message under way. */
+void tgr_fetch_stream_drain(struct tgr_rpc *rpc);
 /* reflection.c: end every open stream. */
 void tgr_reflection_end_all(struct tgr_transport *t);
 /* produce_stream.c: read no more, answer what is under way, end with UNAVAILABLE. */

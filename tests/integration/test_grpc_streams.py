@@ -534,5 +534,77 @@ class End(Streams):
                     pass
 
 
+class Listeners(harness.TestCase):
+    """Where a node listens, and what it says of itself."""
+
+    def listen(self, **instances):
+        """A node with these listeners; returns the port of each."""
+        with open(harness.CONFIG, encoding="utf-8") as file:
+            text = file.read()
+        rows = "".join(f'\n  {name}: {{ file = "transport_grpc.so"; port = 0; {options} }};'
+                       for name, options in instances.items())
+        text, count = re.subn(r"^(plugins\s*[:=]\s*\{)", lambda m: m.group(1) + rows, text, flags=re.M)
+        self.assertEqual(count, 1)
+        with open(self.path("node.cfg"), "w", encoding="utf-8") as file:
+            file.write(text)
+        node = self.node(config=self.path("node.cfg")).start()
+        addresses = node.wait_log("ready")["listeners"]
+        return {name: int(addresses[name].rpartition(":")[2]) for name in list(instances) + ["transport_grpc"]}
+
+    def leader(self, target, options=()):
+        with grpc.insecure_channel(target, options=list(options)) as channel:
+            call = channel.unary_unary("/streamit.v1.StreamIt/FindLeader", pb.FindLeaderRequest.SerializeToString,
+                                       pb.FindLeaderResponse.FromString)
+            response = call(pb.FindLeaderRequest(topic="t"), timeout=LIMIT_S)
+            return response.host, response.port
+
+    def test_several(self):
+        ports = self.listen(inside='host = "127.0.0.1"; advertised_host = "broker.example"; advertised_port = 18080;',
+                            six='host = "::1";')
+        Client(f"127.0.0.1:{ports['inside']}").create("t")
+        for target in (f"127.0.0.1:{ports['transport_grpc']}", f"[::1]:{ports['six']}"):
+            client = Client(target)
+            self.assertEqual(code(client.produce("t", 0, [b"x"])), "OK")
+            client.close()
+        self.assertEqual(self.leader(f"127.0.0.1:{ports['inside']}"), ("broker.example", 18080))
+        self.assertEqual(self.leader(f"[::1]:{ports['six']}"), ("::1", ports["six"]))
+        # On all addresses: what the client dialed, whatever that is called on its side.
+        every = ports["transport_grpc"]
+        self.assertEqual(self.leader(f"127.0.0.1:{every}"), ("127.0.0.1", every))
+        self.assertEqual(self.leader(f"localhost:{every}"), ("localhost", every))
+        for authority, expected in (("elsewhere.example:18080", ("elsewhere.example", 18080)),
+                                    ("elsewhere.example", ("elsewhere.example", every)),
+                                    ("[::1]:99", ("::1", 99)), ("[::1]", ("::1", every)), ("a:99999", ("a:99999", every))):
+            self.assertEqual(self.leader(f"127.0.0.1:{every}", [("grpc.default_authority", authority)]), expected)
+
+    def test_trace_ids(self):
+        node = self.node().start()
+        trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+        parent = f"00-{trace}-00f067aa0ba902b7-01"
+
+        def out(*metadata):
+            with grpc.insecure_channel(node.server) as channel:
+                ids = []
+                for name in ("ListTopics", "Nothing", "DeleteTopic"):  # answers, is unknown, fails
+                    call = channel.unary_unary(f"/streamit.v1.StreamIt/{name}").future(b"", metadata=metadata, timeout=LIMIT_S)
+                    ids.append(dict(call.trailing_metadata())["x-trace-id"])
+                self.assertEqual(len(set(ids)), 1 if metadata else 3)
+                return ids[0]
+
+        self.assertEqual(out(("x-trace-id", "mine 7")), "mine 7")
+        self.assertEqual(out(("traceparent", parent)), trace)
+        self.assertEqual(out(("traceparent", parent), ("x-trace-id", "mine")), "mine")
+        self.assertEqual(out(("traceparent", parent.replace("00-", "cc-", 1) + "-later")), trace)
+        made = {out()}
+        for bad in (parent + "-x", "ff" + parent[2:], parent.upper(), parent[:-1], parent.replace(trace, "0" * 32),
+                    parent.replace("00f067aa0ba902b7", "0" * 16), parent.replace("-", "_"), ""):
+            with grpc.insecure_channel(node.server) as channel:
+                call = channel.unary_unary("/streamit.v1.StreamIt/ListTopics").future(
+                    b"", metadata=(("traceparent", bad),), timeout=LIMIT_S)
+                made.add(dict(call.trailing_metadata())["x-trace-id"])
+        self.assertEqual(len(made), 9, "each its own")
+        self.assertTrue(all(re.fullmatch("[0-9a-f]{32}", m) for m in made), made)
+
+
 if __name__ == "__main__":
     harness.main()

@@ -62,6 +62,8 @@ static struct tgr_conf conf_default(void)
                              .partitions_per_call_max = 100,
                              .fetch_response_bytes_max = 8 << 20,
                              .keepalive_ms = 60000,
+                             .keepalive_timeout_ms = 20000,
+                             .keepalive_min_interval_ms = 10000,
                              .stream_requests_max = 64,
                              .stream_partitions_max = 100};
 }
