@@ -43,24 +43,41 @@ void cat_fini(struct catalog *cat)
         cat->topics = topic->next;
         topic_free(topic);
     }
+    memset(cat->by_name, 0, sizeof cat->by_name);
+    memset(cat->by_id, 0, sizeof cat->by_id);
     cat->topic_count = 0;
     cat->partition_count = 0;
 }
 
+static uint32_t name_bucket(const char *name)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (; *name != '\0'; name++) {
+        hash = (hash ^ (uint8_t)*name) * 16777619u;
+    }
+    return (hash ^ hash >> 16) % CAT_BUCKETS;
+}
+
+/* Ids are random but for the bits that say so, which are not among these. */
+static uint32_t id_bucket(const uint8_t id[16])
+{
+    return ((uint32_t)id[0] << 8 | id[1]) % CAT_BUCKETS;
+}
+
 struct cat_topic *cat_find(struct catalog *cat, const char *name)
 {
-    struct cat_topic *topic = cat->topics;
+    struct cat_topic *topic = cat->by_name[name_bucket(name)];
     while (topic != NULL && strcmp(topic->name, name) != 0) {
-        topic = topic->next;
+        topic = topic->name_next;
     }
     return topic;
 }
 
 struct cat_topic *cat_find_id(struct catalog *cat, const uint8_t id[16])
 {
-    struct cat_topic *topic = cat->topics;
+    struct cat_topic *topic = cat->by_id[id_bucket(id)];
     while (topic != NULL && memcmp(topic->id, id, sizeof topic->id) != 0) {
-        topic = topic->next;
+        topic = topic->id_next;
     }
     return topic;
 }
@@ -153,11 +170,39 @@ static struct cat_topic *topic_new(const char *name, const ProtobufCBinaryData *
 
 static void topic_link(struct catalog *cat, struct cat_topic *topic)
 {
+    struct cat_topic **name = &cat->by_name[name_bucket(topic->name)];
+    struct cat_topic **id = &cat->by_id[id_bucket(topic->id)];
+    topic->name_next = *name;
+    *name = topic;
+    topic->id_next = *id;
+    *id = topic;
     topic->next = cat->topics;
+    if (topic->next != NULL) {
+        topic->next->prev = topic;
+    }
     cat->topics = topic;
     if (!topic->deleted) {
         cat->topic_count++;
         cat->partition_count += (uint32_t)topic->partition_count;
+    }
+}
+
+/* Of one that is deleted. */
+static void topic_unlink(struct catalog *cat, struct cat_topic *topic)
+{
+    struct cat_topic **name = &cat->by_name[name_bucket(topic->name)];
+    struct cat_topic **id = &cat->by_id[id_bucket(topic->id)];
+    while (*name != topic) {
+        name = &(*name)->name_next;
+    }
+    *name = topic->name_next;
+    while (*id != topic) {
+        id = &(*id)->id_next;
+    }
+    *id = topic->id_next;
+    *(topic->prev == NULL ? &cat->topics : &topic->prev->next) = topic->next;
+    if (topic->next != NULL) {
+        topic->next->prev = topic->prev;
     }
 }
 
@@ -266,14 +311,10 @@ static int apply_delete(struct catalog *cat, const Streamit__Internal__DeleteTop
 
 static int apply_purged(struct catalog *cat, const Streamit__Internal__TopicPurged *c)
 {
-    for (struct cat_topic **at = &cat->topics; *at != NULL; at = &(*at)->next) {
-        struct cat_topic *topic = *at;
-        if (topic->deleted && c->topic_id.len == 16 &&
-            memcmp(topic->id, c->topic_id.data, 16) == 0) {
-            *at = topic->next;
-            topic_free(topic);
-            break;
-        }
+    struct cat_topic *topic = c->topic_id.len == 16 ? cat_find_id(cat, c->topic_id.data) : NULL;
+    if (topic != NULL && topic->deleted) {
+        topic_unlink(cat, topic);
+        topic_free(topic);
     }
     return STI_OK;
 }

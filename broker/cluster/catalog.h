@@ -33,7 +33,8 @@ struct cat_partition {
 };
 
 struct cat_topic {
-    struct cat_topic *next;
+    struct cat_topic *next, *prev;
+    struct cat_topic *name_next, *id_next; /* in their buckets */
     char *name;
     uint8_t id[16];
     int32_t replication;
@@ -52,8 +53,11 @@ struct cat_observer {
     void (*deleted)(void *ctx, const struct cat_topic *topic);
 };
 
+enum { CAT_BUCKETS = 1024 };
+
 struct catalog {
     struct cat_topic *topics; /* in no order */
+    struct cat_topic *by_name[CAT_BUCKETS], *by_id[CAT_BUCKETS];
     uint32_t topic_count;     /* live ones */
     uint32_t partition_count; /* of live topics */
     const struct cat_observer *observer;

@@ -382,6 +382,41 @@ static void test_versions_and_shapes(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
 
+/* More topics than buckets: every one is found by name and by id, also while others go. */
+static void test_many(void **state)
+{
+    enum { MANY = 3000 };
+    struct catalog *cat = *state;
+    struct sti_err err;
+    char name[16];
+    size_t len;
+    for (int i = 0; i < MANY; i++) {
+        uint8_t id[16] = {(uint8_t)(i >> 8), (uint8_t)i, (uint8_t)(i * 7)};
+        snprintf(name, sizeof name, "m%d", i);
+        assert_int_equal(create(cat, name, id, 1, &err), STI_OK);
+    }
+    for (int i = 0; i < MANY; i += 3) {
+        uint8_t id[16] = {(uint8_t)(i >> 8), (uint8_t)i, (uint8_t)(i * 7)};
+        uint8_t *command = cat_encode_delete(id, &len);
+        assert_int_equal(apply(cat, command, len, &err), STI_OK);
+        command = cat_encode_purged(id, &len);
+        assert_int_equal(apply(cat, command, len, &err), STI_OK);
+    }
+    int listed = 0;
+    for (const struct cat_topic *t = cat->topics; t != NULL; t = t->next) {
+        assert_true(t->next == NULL || t->next->prev == t);
+        listed++;
+    }
+    assert_int_equal(listed, MANY - MANY / 3);
+    for (int i = 0; i < MANY; i++) {
+        uint8_t id[16] = {(uint8_t)(i >> 8), (uint8_t)i, (uint8_t)(i * 7)};
+        snprintf(name, sizeof name, "m%d", i);
+        struct cat_topic *topic = cat_find(cat, name);
+        assert_int_equal(topic == NULL, i % 3 == 0);
+        assert_ptr_equal(cat_find_id(cat, id), topic);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -391,6 +426,7 @@ int main(void)
         TEST(raise),
         TEST(delete_and_purge),
         TEST(snapshot),
+        TEST(many),
         TEST(damaged_snapshots),
         TEST(damaged_commands),
         TEST(versions_and_shapes),
