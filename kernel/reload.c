@@ -35,7 +35,9 @@ static bool merge(struct krn_node *node, apr_pool_t *scratch, const char *sectio
             changed = true;
         } else {
             krn_option_copy(opt, new_conf, old_conf);
-            tell_waiting(node, apr_pstrcat(scratch, section, ".", opt->key, NULL),
+            bool root = (opt->flags & STI_OPT_ROOT) != 0;
+            tell_waiting(node,
+                         root ? opt->key : apr_pstrcat(scratch, section, ".", opt->key, NULL),
                          "the changed option waits for a restart");
         }
     }

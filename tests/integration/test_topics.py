@@ -2,6 +2,7 @@
 """Topics that a node makes by itself, settings that change while it serves, whose clock counts, and limits."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -78,6 +79,18 @@ class Declared(TestCase):
         self.cli(node, "delete-topic", "--name", "a")
         node.restart()  # a declaration is a wish for every start
         self.assertIn("a", self.cli(node, "list-topics").out)
+
+    def test_a_reload_waits_for_a_restart(self):
+        path, _ = self.config('topics: ( { name = "a"; } );\n')
+        node = self.node(config=path).start()
+        self.config('\n\ntopics: ( { name = "a"; } );\n')  # elsewhere, but the same
+        node.process.send_signal(signal.SIGHUP)
+        node.wait_log("reloaded")
+        self.assertFalse([line for line in node.logs() if line["event"] == "reload_waits"])
+        self.config('topics: ( { name = "a"; }, { name = "b"; } );\n')
+        node.process.send_signal(signal.SIGHUP)
+        self.assertEqual(node.wait_log("reload_waits")["option"], "topics")
+        self.assertNotIn("b", self.cli(node, "list-topics").out.split())
 
     def test_refused_with_file_and_line(self):
         for group, *words in (('name = "a/b";', "topics[0].name", "character 2"),
