@@ -6,7 +6,7 @@
 
 static uint64_t admin_due(const struct sti_client *client)
 {
-    return cl_now_us() + (uint64_t)client->timeout_ms * 1000u;
+    return cl_now_us() + (uint64_t)client->config.timeout_ms * 1000u;
 }
 
 static int malformed(struct cl_failure *failure, const char *what)
@@ -87,7 +87,7 @@ int sti_admin_create_topic(struct sti_client *client, const char *name, int32_t 
     request.name = (char *)(uintptr_t)name;
     request.partitions = partitions;
     request.replication = replication;
-    request.timeout_ms = client->timeout_ms;
+    request.timeout_ms = client->config.timeout_ms;
     request.n_config = count;
     request.config = settings_rows(settings, count);
     int rc = request.config == NULL ? no_memory(err) : cl_ask_run(client, &create.ask, err);
@@ -107,7 +107,7 @@ int sti_admin_alter_topic(struct sti_client *client, const char *name, int32_t p
                          .parse = empty_parse};
     request.name = (char *)(uintptr_t)name;
     request.partitions = partitions;
-    request.timeout_ms = client->timeout_ms;
+    request.timeout_ms = client->config.timeout_ms;
     request.n_config = count;
     request.config = settings_rows(settings, count);
     int rc = request.config == NULL ? no_memory(err) : cl_ask_run(client, &ask, err);
@@ -123,7 +123,7 @@ int sti_admin_delete_topic(struct sti_client *client, const char *name, struct s
                          .due_us = admin_due(client),
                          .parse = empty_parse};
     request.name = (char *)(uintptr_t)name;
-    request.timeout_ms = client->timeout_ms;
+    request.timeout_ms = client->config.timeout_ms;
     return cl_ask_run(client, &ask, err);
 }
 

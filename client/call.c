@@ -11,13 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__SANITIZE_THREAD__)
-void __tsan_release(void *addr);
-#define TAG_GIVEN(tag) __tsan_release(tag)
-#else
-#define TAG_GIVEN(tag) ((void)0)
-#endif
-
 /* ---- failures ------------------------------------------------------------------------------ */
 
 bool cl_may_retry(uint32_t traits, bool idempotent)
@@ -110,6 +103,32 @@ uint8_t *cl_gather(grpc_byte_buffer *buffer, size_t *len)
     return data;
 }
 
+size_t cl_metadata(grpc_metadata to[CL_METADATA_MAX], const struct sti_client *client)
+{
+    size_t count = 0;
+    memset(to, 0, CL_METADATA_MAX * sizeof *to);
+    to[count].key = grpc_slice_from_static_string("x-client-id");
+    to[count++].value = grpc_slice_from_static_string(client->config.client_id);
+    if (client->config.trace_id != NULL) {
+        to[count].key = grpc_slice_from_static_string("x-trace-id");
+        to[count++].value = grpc_slice_from_static_string(client->config.trace_id);
+    }
+    return count;
+}
+
+const uint8_t *cl_trailer(const grpc_metadata_array *trailing, size_t *len)
+{
+    const uint8_t *data = NULL;
+    *len = 0;
+    for (size_t i = 0; i < trailing->count; i++) {
+        if (grpc_slice_str_cmp(trailing->metadata[i].key, "streamit-error-bin") == 0) {
+            data = GRPC_SLICE_START_PTR(trailing->metadata[i].value);
+            *len = GRPC_SLICE_LENGTH(trailing->metadata[i].value);
+        }
+    }
+    return data;
+}
+
 /* ---- the call ------------------------------------------------------------------------------ */
 
 static void call_release(struct cl_call *call)
@@ -139,14 +158,8 @@ static void call_complete(struct cl_tag *tag, bool ok)
     bool good = ok && call->status == GRPC_STATUS_OK && in != NULL;
     call->in = NULL;
     if (!good) {
-        const uint8_t *trailer = NULL;
         size_t trailer_len = 0;
-        for (size_t i = 0; i < call->trailing.count; i++) {
-            if (grpc_slice_str_cmp(call->trailing.metadata[i].key, "streamit-error-bin") == 0) {
-                trailer = GRPC_SLICE_START_PTR(call->trailing.metadata[i].value);
-                trailer_len = GRPC_SLICE_LENGTH(call->trailing.metadata[i].value);
-            }
-        }
+        const uint8_t *trailer = cl_trailer(&call->trailing, &trailer_len);
         cl_failure_from_status(&failure, call->connect.conn->address, call->status,
                                (const char *)GRPC_SLICE_START_PTR(call->details),
                                GRPC_SLICE_LENGTH(call->details), trailer, trailer_len);
@@ -156,19 +169,6 @@ static void call_complete(struct cl_tag *tag, bool ok)
     if (in != NULL) {
         grpc_byte_buffer_destroy(in);
     }
-}
-
-static size_t call_metadata(struct cl_call *call, const struct sti_client *client)
-{
-    size_t count = 0;
-    memset(call->metadata, 0, sizeof call->metadata);
-    call->metadata[count].key = grpc_slice_from_static_string("x-client-id");
-    call->metadata[count++].value = grpc_slice_from_static_string(client->client_id);
-    if (client->trace_id != NULL) {
-        call->metadata[count].key = grpc_slice_from_static_string("x-trace-id");
-        call->metadata[count++].value = grpc_slice_from_static_string(client->trace_id);
-    }
-    return count;
 }
 
 static void call_fail(struct cl_call *call, int code, const char *why)
@@ -203,7 +203,7 @@ static void call_connected(struct cl_connect *connect, const struct sti_err *err
     grpc_op ops[6];
     memset(ops, 0, sizeof ops);
     ops[0].op = GRPC_OP_SEND_INITIAL_METADATA;
-    ops[0].data.send_initial_metadata.count = call_metadata(call, conn->client);
+    ops[0].data.send_initial_metadata.count = cl_metadata(call->metadata, conn->client);
     ops[0].data.send_initial_metadata.metadata = call->metadata;
     ops[1].op = GRPC_OP_SEND_MESSAGE;
     ops[1].data.send_message.send_message = call->out;
@@ -216,8 +216,7 @@ static void call_connected(struct cl_connect *connect, const struct sti_err *err
     ops[5].data.recv_status_on_client.trailing_metadata = &call->trailing;
     ops[5].data.recv_status_on_client.status = &call->status;
     ops[5].data.recv_status_on_client.status_details = &call->details;
-    TAG_GIVEN(&call->tag);
-    if (grpc_call_start_batch(handle, ops, 6, &call->tag, NULL) != GRPC_CALL_OK) {
+    if (cl_batch_start(handle, ops, 6, &call->tag) != GRPC_CALL_OK) {
         call_fail(call, STI_E_INTERNAL, "gRPC refuses the call");
     }
 }
@@ -228,8 +227,6 @@ void cl_call_start(struct cl_call *call, struct cl_conn *conn, enum cl_method me
     call->tag.complete = call_complete;
     call->method = method;
     call->due_us = due_us;
-    call->call = NULL;
-    call->cancelled = false;
     call->out = out;
     call->in = NULL;
     call->details = grpc_empty_slice();
@@ -240,102 +237,12 @@ void cl_call_start(struct cl_call *call, struct cl_conn *conn, enum cl_method me
     cl_connect_start(&call->connect, conn, due_us);
 }
 
-void cl_call_cancel(struct cl_call *call)
+void cl_call_cancel(struct sti_client *client, struct cl_call *call)
 {
-    struct cl_conn *conn = call->connect.conn;
-    if (conn == NULL) {
-        return; /* it is being started this moment, and ends by its deadline */
-    }
-    struct sti_client *client = conn->client;
     pthread_mutex_lock(&client->call_mu);
     call->cancelled = true;
     if (call->call != NULL) {
         (void)grpc_call_cancel(call->call, NULL);
     }
     pthread_mutex_unlock(&client->call_mu);
-}
-
-/* ---- asking and waiting -------------------------------------------------------------------- */
-
-struct waiting {
-    struct cl_call call;
-    pthread_mutex_t mu;
-    pthread_cond_t cond;
-    bool done;
-    uint8_t *data;
-    size_t len;
-    struct cl_failure failure;
-};
-
-static void waiting_done(struct cl_call *call, grpc_byte_buffer *in,
-                         const struct cl_failure *failure)
-{
-    struct waiting *w = CL_CONTAINER_OF(call, struct waiting, call);
-    pthread_mutex_lock(&w->mu);
-    if (failure != NULL) {
-        w->failure = *failure;
-    } else if ((w->data = cl_gather(in, &w->len)) == NULL) {
-        sti_err_set(&w->failure.err, STI_E_NO_MEMORY, "client: no memory for a response");
-    }
-    w->done = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->mu);
-}
-
-/* One attempt. */
-static int ask_once(struct sti_client *client, struct cl_ask *ask, struct cl_failure *failure)
-{
-    struct waiting w = {.call.done = waiting_done};
-    struct cl_conn *conn = ask->conn != NULL ? ask->conn : cl_conn_any(client);
-    memset(failure, 0, sizeof *failure);
-    if (conn == NULL) {
-        return sti_err_set(&failure->err, STI_E_NO_MEMORY, "client: out of memory");
-    }
-    pthread_mutex_init(&w.mu, NULL);
-    cl_cond_init(&w.cond);
-    cl_call_start(&w.call, conn, ask->method, cl_pack(ask->request),
-                  ask->due_us + CL_DEADLINE_SLACK_US);
-    pthread_mutex_lock(&w.mu);
-    while (!w.done) {
-        pthread_cond_wait(&w.cond, &w.mu);
-    }
-    pthread_mutex_unlock(&w.mu);
-    pthread_mutex_destroy(&w.mu);
-    pthread_cond_destroy(&w.cond);
-    int rc = w.failure.err.code;
-    *failure = w.failure;
-    if (rc == STI_OK) {
-        rc = ask->parse(ask, w.data, w.len, failure);
-    }
-    free(w.data);
-    return rc;
-}
-
-static void sleep_until(uint64_t due_us)
-{
-    struct timespec ts = {.tv_sec = (time_t)(due_us / 1000000u),
-                          .tv_nsec = (long)(due_us % 1000000u) * 1000};
-    (void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
-}
-
-int cl_ask_run(struct sti_client *client, struct cl_ask *ask, struct sti_err *err)
-{
-    struct cl_failure failure;
-    if (cl_on_poll_thread(client)) {
-        return sti_err_set(err, STI_E_WOULD_BLOCK, "not from a callback: the call would wait");
-    }
-    for (uint32_t failures = 0;; failures++) {
-        int rc = ask_once(client, ask, &failure);
-        uint64_t wait = (uint64_t)failure.retry_after_ms * 1000u;
-        wait = wait > cl_backoff_us(failures) ? wait : cl_backoff_us(failures);
-        if (rc != STI_OK && cl_may_retry(failure.err.traits, ask->idempotent) &&
-            cl_now_us() + wait < ask->due_us) {
-            sleep_until(cl_now_us() + wait);
-            continue;
-        }
-        if (rc != STI_OK && err != NULL) {
-            *err = failure.err;
-        }
-        return rc;
-    }
 }

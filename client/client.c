@@ -1,61 +1,34 @@
-/* client.c -- the client object: its poll thread, its alarms, its connections. */
+/* client.c -- the client object: its poll thread, its connections. */
 #include "internal.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static _Thread_local const struct sti_client *polling;
-
-uint64_t cl_now_us(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
-}
-
-gpr_timespec cl_deadline(uint64_t due_us)
-{
-    uint64_t now = cl_now_us();
-    if (due_us == UINT64_MAX) {
-        return gpr_inf_future(GPR_CLOCK_MONOTONIC);
-    }
-    return gpr_time_add(
-        gpr_now(GPR_CLOCK_MONOTONIC),
-        gpr_time_from_micros(due_us > now ? (int64_t)(due_us - now) : 0, GPR_TIMESPAN));
-}
-
-uint64_t cl_backoff_us(uint32_t failures)
-{
-    uint64_t backoff = (uint64_t)CL_BACKOFF_MIN_US << (failures > 6 ? 6 : failures);
-    backoff = backoff > CL_BACKOFF_MAX_US ? CL_BACKOFF_MAX_US : backoff;
-    /* Jitter from the clock's low digits: enough to part clients that failed together. */
-    return backoff / 2 + cl_now_us() % (backoff / 2 + 1);
-}
 
 bool cl_on_poll_thread(const struct sti_client *client)
 {
     return polling == client;
 }
 
-void cl_cond_init(pthread_cond_t *cond)
-{
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(cond, &attr);
-    pthread_condattr_destroy(&attr);
-}
+/* ---- completions --------------------------------------------------------------------------- */
 
-bool cl_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mu, uint64_t due_us)
-{
-    struct timespec ts = {.tv_sec = (time_t)(due_us / 1000000u),
-                          .tv_nsec = (long)(due_us % 1000000u) * 1000};
-    return pthread_cond_timedwait(cond, mu, &ts) != ETIMEDOUT;
-}
+#if defined(__SANITIZE_THREAD__)
+void __tsan_acquire(void *addr);
+void __tsan_release(void *addr);
+#define TAG_TAKEN(tag) __tsan_acquire(tag)
+#define TAG_GIVEN(tag) __tsan_release(tag)
+#else
+#define TAG_TAKEN(tag) ((void)0)
+#define TAG_GIVEN(tag) ((void)0)
+#endif
 
-/* ---- alarms -------------------------------------------------------------------------------- */
+grpc_call_error cl_batch_start(grpc_call *call, const grpc_op *ops, size_t count,
+                               struct cl_tag *tag)
+{
+    TAG_GIVEN(tag);
+    return grpc_call_start_batch(call, ops, count, tag, NULL);
+}
 
 static void wake_complete(struct cl_tag *tag, bool ok)
 {
@@ -63,90 +36,36 @@ static void wake_complete(struct cl_tag *tag, bool ok)
     (void)ok;
 }
 
-/* Have the poll thread look at the alarms again. */
-static void wake(struct sti_client *client)
+void cl_wake(struct sti_client *client)
 {
     if (!cl_on_poll_thread(client)) {
-        (void)grpc_call_start_batch(client->wake_call, NULL, 0, &client->wake_tag, NULL);
+        (void)cl_batch_start(client->wake_call, NULL, 0, &client->wake_tag);
     }
 }
 
-/* @locks client->alarm_mu held */
-static bool alarm_unlink(struct sti_client *client, const struct cl_alarm *alarm)
+static void *poll_main(void *arg)
 {
-    for (struct cl_alarm **at = &client->alarms; *at != NULL; at = &(*at)->next) {
-        if (*at == alarm) {
-            *at = alarm->next;
-            return true;
-        }
-    }
-    return false;
-}
-
-/* @locks client->alarm_mu held. @return true: it is the earliest one */
-static bool alarm_insert(struct sti_client *client, struct cl_alarm *alarm)
-{
-    struct cl_alarm **at = &client->alarms;
-    while (*at != NULL && (*at)->due_us <= alarm->due_us) {
-        at = &(*at)->next;
-    }
-    alarm->next = *at;
-    *at = alarm;
-    return client->alarms == alarm;
-}
-
-void cl_alarm_start(struct sti_client *client, struct cl_alarm *alarm, uint64_t due_us)
-{
-    pthread_mutex_lock(&client->alarm_mu);
-    alarm->due_us = due_us;
-    alarm->cancelled = false;
-    bool first = alarm_insert(client, alarm);
-    pthread_mutex_unlock(&client->alarm_mu);
-    if (first) {
-        wake(client);
-    }
-}
-
-void cl_alarm_cancel(struct sti_client *client, struct cl_alarm *alarm)
-{
-    pthread_mutex_lock(&client->alarm_mu);
-    bool armed = alarm_unlink(client, alarm);
-    if (armed) {
-        alarm->due_us = 0;
-        alarm->cancelled = true;
-        (void)alarm_insert(client, alarm);
-    }
-    pthread_mutex_unlock(&client->alarm_mu);
-    if (armed) {
-        wake(client);
-    }
-}
-
-/* Fire what is due. @return when the next one is. @thread poll thread */
-static uint64_t alarms_fire(struct sti_client *client)
-{
+    struct sti_client *client = arg;
+    polling = client;
     for (;;) {
-        pthread_mutex_lock(&client->alarm_mu);
-        struct cl_alarm *alarm = client->alarms;
-        uint64_t due = alarm == NULL ? UINT64_MAX : alarm->due_us;
-        bool now = alarm != NULL && due <= cl_now_us();
-        bool cancelled = now && alarm->cancelled;
-        if (now) {
-            client->alarms = alarm->next;
+        uint64_t due = cl_alarms_fire(client, cl_now_us());
+        grpc_event event = grpc_completion_queue_next(client->queue, cl_deadline(due), NULL);
+        if (event.type == GRPC_QUEUE_SHUTDOWN) {
+            return NULL;
         }
-        pthread_mutex_unlock(&client->alarm_mu);
-        if (!now) {
-            return due;
+        if (event.type == GRPC_OP_COMPLETE) {
+            struct cl_tag *tag = event.tag;
+            TAG_TAKEN(tag);
+            tag->complete(tag, event.success != 0);
         }
-        alarm->fire(alarm, cancelled);
     }
 }
 
 /* ---- connections --------------------------------------------------------------------------- */
 
 static const char *const method_names[CL_METHOD_COUNT] = {
-    [CL_PRODUCE] = "/streamit.v1.StreamIt/Produce",
-    [CL_FETCH] = "/streamit.v1.StreamIt/Fetch",
+    [CL_PRODUCE_STREAM] = "/streamit.v1.StreamIt/ProduceStream",
+    [CL_FETCH_STREAM] = "/streamit.v1.StreamIt/FetchStream",
     [CL_LIST_OFFSETS] = "/streamit.v1.StreamIt/ListOffsets",
     [CL_CREATE_TOPIC] = "/streamit.v1.StreamIt/CreateTopic",
     [CL_ALTER_TOPIC] = "/streamit.v1.StreamIt/AlterTopic",
@@ -165,8 +84,8 @@ static grpc_arg int_arg(const char *key, int value)
 
 static grpc_channel *channel_create(const struct sti_client *client, const char *address)
 {
-    int receive_max =
-        client->receive_bytes_max > INT32_MAX ? INT32_MAX : (int)client->receive_bytes_max;
+    uint64_t receive = client->config.receive_bytes_max;
+    int receive_max = receive > INT32_MAX ? INT32_MAX : (int)receive;
     grpc_arg args[] = {
         int_arg("grpc.max_receive_message_length", receive_max),
         int_arg("grpc.max_send_message_length", -1),
@@ -181,7 +100,7 @@ static grpc_channel *channel_create(const struct sti_client *client, const char 
         int_arg("grpc.keepalive_time_ms", 60000),
         int_arg("grpc.keepalive_timeout_ms", 20000),
         int_arg("grpc.initial_reconnect_backoff_ms", 100),
-        int_arg("grpc.min_reconnect_backoff_ms", 100),
+        int_arg("grpc.min_reconnect_backoff_ms", 1000),
         int_arg("grpc.max_reconnect_backoff_ms", 1000),
     };
     grpc_channel_args channel_args = {.num_args = sizeof args / sizeof *args, .args = args};
@@ -221,13 +140,16 @@ struct cl_conn *cl_conn_get(struct sti_client *client, const char *address)
 
 struct cl_conn *cl_conn_any(struct sti_client *client)
 {
-    size_t i = atomic_fetch_add(&client->server_next, 1) % client->server_count;
-    return cl_conn_get(client, client->servers[i]);
-}
-
-bool cl_conn_is_ready(struct cl_conn *conn)
-{
-    return grpc_channel_check_connectivity_state(conn->channel, 1) == GRPC_CHANNEL_READY;
+    struct cl_conn *conn = NULL;
+    for (size_t i = 0; i < client->server_count; i++) {
+        size_t next = atomic_fetch_add(&client->server_next, 1) % client->server_count;
+        conn = cl_conn_get(client, client->servers[next]);
+        if (conn == NULL || grpc_channel_check_connectivity_state(conn->channel, 0) !=
+                                GRPC_CHANNEL_TRANSIENT_FAILURE) {
+            break;
+        }
+    }
+    return conn;
 }
 
 static void connect_step(struct cl_connect *connect)
@@ -332,38 +254,59 @@ static int servers_parse(struct sti_client *client, const char *servers, struct 
 
 /* ---- the object ---------------------------------------------------------------------------- */
 
-#if defined(__SANITIZE_THREAD__)
-void __tsan_acquire(void *addr);
-#define TAG_TAKEN(tag) __tsan_acquire(tag)
-#else
-#define TAG_TAKEN(tag) ((void)0)
-#endif
-
-static void *poll_main(void *arg)
-{
-    struct sti_client *client = arg;
-    polling = client;
-    for (;;) {
-        uint64_t due = alarms_fire(client);
-        grpc_event event = grpc_completion_queue_next(client->queue, cl_deadline(due), NULL);
-        if (event.type == GRPC_QUEUE_SHUTDOWN) {
-            return NULL;
-        }
-        if (event.type == GRPC_OP_COMPLETE) {
-            struct cl_tag *tag = event.tag;
-            TAG_TAKEN(tag);
-            tag->complete(tag, event.success != 0);
-        }
-    }
-}
-
 void sti_client_config_init(struct sti_client_config *config)
 {
     *config = (struct sti_client_config){.struct_size = sizeof *config,
                                          .timeout_ms = 30000,
                                          .servers = "localhost:8080",
                                          .client_id = "libstreamit",
-                                         .receive_bytes_max = UINT64_C(256) << 20};
+                                         .receive_bytes_max = UINT64_C(256) << 20,
+                                         .backoff_min_ms = 20,
+                                         .backoff_max_ms = 1000,
+                                         .metadata_refresh_ms = 300000};
+}
+
+int cl_config_copy(void *to, size_t size, const void *from, size_t size_min, const char *what,
+                   struct sti_err *err)
+{
+    uint32_t given;
+    memcpy(&given, from, sizeof given); /* struct_size comes first in all of them */
+    if (given < size_min) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT,
+                           "%s: struct_size is %u, at least %zu: was it filled by its init "
+                           "function?",
+                           what, given, size_min);
+    }
+    memcpy(to, from, given < size ? given : size);
+    return STI_OK;
+}
+
+static int config_take(struct sti_client *client, const struct sti_client_config *config,
+                       struct sti_err *err)
+{
+    sti_client_config_init(&client->config);
+    int rc = cl_config_copy(&client->config, sizeof client->config, config,
+                            offsetof(struct sti_client_config, backoff_min_ms), "client", err);
+    const char *id = client->config.client_id, *trace = client->config.trace_id;
+    const char *servers = client->config.servers;
+    client->config.client_id = client->config.trace_id = NULL; /* ours from here on */
+    client->config.servers = NULL;
+    if (rc != STI_OK) {
+        return rc;
+    }
+    if (servers == NULL || client->config.backoff_min_ms == 0 ||
+        client->config.backoff_max_ms < client->config.backoff_min_ms) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT,
+                           "client: servers and 1 <= backoff_min_ms <= backoff_max_ms are needed; "
+                           "the backoffs are %u and %u",
+                           client->config.backoff_min_ms, client->config.backoff_max_ms);
+    }
+    client->config.client_id = strdup(id == NULL ? "libstreamit" : id);
+    client->config.trace_id = trace == NULL ? NULL : strdup(trace);
+    if (client->config.client_id == NULL || (trace != NULL && client->config.trace_id == NULL)) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "client: out of memory");
+    }
+    return servers_parse(client, servers, err);
 }
 
 int sti_client_new(struct sti_client **out, const struct sti_client_config *config,
@@ -375,10 +318,6 @@ int sti_client_new(struct sti_client **out, const struct sti_client_config *conf
         return sti_err_set(err, STI_E_NO_MEMORY, "client: out of memory");
     }
     grpc_init();
-    client->timeout_ms = config->timeout_ms;
-    client->receive_bytes_max = config->receive_bytes_max;
-    client->client_id = strdup(config->client_id == NULL ? "libstreamit" : config->client_id);
-    client->trace_id = config->trace_id == NULL ? NULL : strdup(config->trace_id);
     client->queue = grpc_completion_queue_create_for_next(NULL);
     client->wake_channel =
         grpc_lame_client_channel_create("wake", GRPC_STATUS_UNAVAILABLE, "only for waking");
@@ -390,7 +329,8 @@ int sti_client_new(struct sti_client **out, const struct sti_client_config *conf
     pthread_mutex_init(&client->alarm_mu, NULL);
     pthread_mutex_init(&client->mu, NULL);
     pthread_mutex_init(&client->call_mu, NULL);
-    int rc = servers_parse(client, config->servers, err);
+    cl_cond_init(&client->idle);
+    int rc = config_take(client, config, err);
     if (rc == STI_OK && pthread_create(&client->thread, NULL, poll_main, client) != 0) {
         rc = sti_err_set(err, STI_E_INTERNAL, "client: the poll thread cannot be started");
     }
@@ -399,20 +339,24 @@ int sti_client_new(struct sti_client **out, const struct sti_client_config *conf
         sti_client_free(client);
         return rc;
     }
+    cl_topics_watch(client);
     *out = client;
     return STI_OK;
 }
 
-static void topics_free(struct sti_client *client)
+void sti_client_cancel(struct sti_client *client)
 {
-    while (client->topics != NULL) {
-        struct cl_topic *topic = client->topics;
-        client->topics = topic->next;
-        pthread_mutex_destroy(&topic->mu);
-        free(topic->nodes);
-        free(topic->leaders);
-        free(topic->name);
-        free(topic);
+    cl_asks_cancel(client, false);
+}
+
+static void conns_free(struct sti_client *client)
+{
+    while (client->conns != NULL) {
+        struct cl_conn *conn = client->conns;
+        client->conns = conn->next;
+        grpc_channel_destroy(conn->channel);
+        free(conn->address);
+        free(conn);
     }
 }
 
@@ -421,6 +365,7 @@ void sti_client_free(struct sti_client *client)
     if (client == NULL) {
         return;
     }
+    cl_asks_cancel(client, true);
     grpc_call_unref(client->wake_call);
     grpc_completion_queue_shutdown(client->queue);
     if (client->thread_started) {
@@ -430,23 +375,18 @@ void sti_client_free(struct sti_client *client)
                    .type != GRPC_QUEUE_SHUTDOWN) {
         }
     }
-    while (client->conns != NULL) {
-        struct cl_conn *conn = client->conns;
-        client->conns = conn->next;
-        grpc_channel_destroy(conn->channel);
-        free(conn->address);
-        free(conn);
-    }
+    conns_free(client);
     grpc_channel_destroy(client->wake_channel);
     grpc_completion_queue_destroy(client->queue);
-    pthread_mutex_destroy(&client->alarm_mu);
-    topics_free(client);
+    cl_topics_free(client);
     for (size_t i = 0; i < client->server_count; i++) {
         free(client->servers[i]);
     }
     free(client->servers);
-    free(client->client_id);
-    free(client->trace_id);
+    free((char *)(uintptr_t)client->config.client_id);
+    free((char *)(uintptr_t)client->config.trace_id);
+    pthread_cond_destroy(&client->idle);
+    pthread_mutex_destroy(&client->alarm_mu);
     pthread_mutex_destroy(&client->mu);
     pthread_mutex_destroy(&client->call_mu);
     free(client);

@@ -1,278 +1,162 @@
-/* consumer.c -- reading partitions: one long poll each, answers kept ready, batches opened one at a
- * time.
+/* consumer.c -- handing records out, and which partitions are read: see consumer.h.
  *
- *     fetch (poll thread) -> answer, in one block -> ready list -> sti_consumer_poll: check CRC,
- * decode, hand out one batch
- *
- * The next fetch of a partition begins as soon as its answer is in, unless prefetch_bytes are held
- * ready: its offset follows from the headers in the answer. Checking and decoding happen on the
- * thread that polls, so that the poll thread stays free.
- *
- * An error of a partition is put behind its ready answers and returned once; then the partition
- * rests.
+ * Partitions with something ready take turns, a row at a time. Of a row one batch is opened at a
+ * time: its checksum is computed where its bytes lie, or, if they lie scattered over what the
+ * network brought, in a block into which they are copied; one block serves all batches, so it stays
+ * in the processor's cache. Records are handed out as pointers into that place, a limited number at
+ * a time, until the next poll.
  */
-#include "internal.h"
+#include "consumer.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* An answer with batches, or the error that ends a partition. */
-struct ready {
-    struct ready *next;
-    struct reader *reader;
-    uint8_t *data;            /* the whole message */
-    const uint8_t *pos, *end; /* batches that are left */
-    bool opened;              /* one of them was handed out */
-    int64_t high_watermark;
-    uint64_t held; /* bytes that count against prefetch */
-    struct sti_err err;
-};
+enum { RECORDS_MAX = 1024 };
 
-struct reader {
-    struct sti_consumer *consumer;
-    struct cl_topic *topic;
-    int32_t partition;
-    int64_t fetch_offset;  /* of the next fetch */
-    int64_t next_offset;   /* of the next record to hand out */
-    int32_t fetched_epoch; /* of the last batch that was fetched, -1: none yet */
-    struct cl_call call;
-    struct cl_alarm retry;
-    bool in_call, backing_off, stopped, idle; /* idle: waits for room */
-    uint32_t failures;
-    uint64_t failing_since_us;
-};
-
-struct sti_consumer {
-    struct sti_client *client;
-    struct sti_consumer_config config;
-    pthread_mutex_t mu;
-    pthread_cond_t cond; /* something is ready, or less is under way */
-    struct reader *readers;
-    size_t count;
-    struct ready *head, *tail;
-    uint64_t held;
-    uint32_t under_way; /* calls and alarms */
-    bool closing;
-    struct ready *current; /* being handed out: poll's own */
-    struct sti_batch_iter iter;
-    struct sti_record *records;
-    size_t record_capacity;
-};
-
-static void fetch_answered(struct cl_call *call, grpc_byte_buffer *in,
-                           const struct cl_failure *failure);
-
-static void ready_free(struct ready *r)
-{
-    if (r != NULL) {
-        free(r->data);
-        free(r);
-    }
-}
+/* ---- what is ready ------------------------------------------------------------------------- */
 
 /* @locks consumer->mu held */
-static void ready_push(struct sti_consumer *c, struct ready *r)
+static void ready_free(struct ready *ready)
 {
-    r->next = NULL;
-    if (c->tail != NULL) {
-        c->tail->next = r;
-    } else {
-        c->head = r;
+    struct message *message = ready->message;
+    if (message != NULL && --message->refs == 0) {
+        grpc_byte_buffer_destroy(message->buffer);
+        free(message);
     }
-    c->tail = r;
-    c->held += r->held;
+    free(ready);
+}
+
+static void turn_push(struct reader *r)
+{
+    struct sti_consumer *c = r->consumer;
+    r->turn = true;
+    r->turn_next = NULL;
+    *(c->turn_tail != NULL ? &c->turn_tail->turn_next : &c->turn_head) = r;
+    c->turn_tail = r;
+}
+
+static void turn_remove(struct reader *r)
+{
+    struct sti_consumer *c = r->consumer;
+    struct reader *before = NULL;
+    for (struct reader **at = &c->turn_head; r->turn && *at != NULL; at = &before->turn_next) {
+        if (*at == r) {
+            *at = r->turn_next;
+            c->turn_tail = c->turn_tail == r ? before : c->turn_tail;
+            r->turn = false;
+            return;
+        }
+        before = *at;
+    }
+}
+
+void consumer_ready_push(struct reader *r, struct ready *ready)
+{
+    struct sti_consumer *c = r->consumer;
+    ready->reader = r;
+    ready->next = NULL;
+    *(r->tail != NULL ? &r->tail->next : &r->head) = ready;
+    r->tail = ready;
+    c->held += ready->held;
+    if (!r->turn) {
+        turn_push(r);
+    }
     pthread_cond_signal(&c->cond);
 }
 
-/* ---- fetching ------------------------------------------------------------------------------ */
-
-/* Begin the next fetch of a partition. @locks consumer->mu held, dropped meanwhile */
-static void reader_fetch(struct reader *r)
-{
-    struct sti_consumer *c = r->consumer;
-    Streamit__V1__FetchRequest request = STREAMIT__V1__FETCH_REQUEST__INIT;
-    Streamit__V1__FetchPartition row = STREAMIT__V1__FETCH_PARTITION__INIT;
-    Streamit__V1__FetchPartition *rows[] = {&row};
-    if (r->stopped || c->closing || r->in_call || r->backing_off) {
-        return;
-    }
-    r->idle = c->held >= c->config.prefetch_bytes;
-    if (r->idle) {
-        return;
-    }
-    r->in_call = true;
-    c->under_way++;
-    row.topic = r->topic->name;
-    row.partition = r->partition;
-    row.offset = r->fetch_offset;
-    row.max_bytes = c->config.fetch_bytes;
-    if (r->fetched_epoch >= 0) {
-        row.known_last_epoch_case = STREAMIT__V1__FETCH_PARTITION__KNOWN_LAST_EPOCH_LAST_EPOCH;
-        row.last_epoch = r->fetched_epoch;
-    }
-    request.max_wait_ms = c->config.max_wait_ms;
-    request.min_bytes = 1;
-    request.max_bytes = c->config.fetch_bytes;
-    request.n_partitions = 1;
-    request.partitions = rows;
-    grpc_byte_buffer *out = cl_pack(&request.base);
-    pthread_mutex_unlock(&c->mu);
-    uint64_t wait_us = ((uint64_t)c->config.max_wait_ms + c->config.timeout_ms) * 1000u;
-    r->call.done = fetch_answered;
-    cl_call_start(&r->call, cl_topic_leader(r->topic, r->partition), CL_FETCH, out,
-                  cl_now_us() + wait_us);
-    pthread_mutex_lock(&c->mu);
-    if (c->closing && r->in_call) {
-        cl_call_cancel(&r->call); /* the close came before the call could be cancelled */
-    }
-}
-
-static void retry_fire(struct cl_alarm *alarm, bool cancelled)
-{
-    struct reader *r = CL_CONTAINER_OF(alarm, struct reader, retry);
-    struct sti_consumer *c = r->consumer;
-    (void)cancelled;
-    pthread_mutex_lock(&c->mu);
-    r->backing_off = false;
-    reader_fetch(r);
-    c->under_way--; /* last: see fetch_answered */
-    pthread_cond_signal(&c->cond);
-    pthread_mutex_unlock(&c->mu);
-}
-
-/* End a partition with an error, behind what is ready. @locks consumer->mu held */
-static void reader_stop(struct reader *r, const struct sti_err *err)
+void consumer_stop(struct reader *r, const struct sti_err *err)
 {
     struct ready *ready = calloc(1, sizeof *ready);
     r->stopped = true;
     if (ready != NULL) {
-        ready->reader = r;
         ready->err = *err;
-        ready_push(r->consumer, ready);
+        consumer_ready_push(r, ready);
     }
 }
 
-/* @locks consumer->mu held */
-static void reader_failed(struct reader *r, const struct cl_failure *failure)
+/* Forget what is ready of a partition, also what is being handed out: its bytes stay until the next
+ * poll. @locks consumer->mu held */
+static void ready_drop(struct reader *r)
 {
     struct sti_consumer *c = r->consumer;
-    uint64_t now = cl_now_us();
-    if (c->closing) {
-        return;
+    turn_remove(r);
+    while (r->head != NULL) {
+        struct ready *ready = r->head;
+        r->head = ready->next;
+        c->held -= ready->held;
+        ready_free(ready);
     }
-    if (r->failures++ == 0) {
-        r->failing_since_us = now;
+    r->tail = NULL;
+    if (c->current != NULL && c->current->reader == r) {
+        c->current->reader = NULL;
     }
-    if (!cl_may_retry(failure->err.traits, true) ||
-        now - r->failing_since_us >= (uint64_t)c->config.timeout_ms * 1000u) {
-        reader_stop(r, &failure->err);
-        return;
-    }
-    uint64_t wait = cl_backoff_us(r->failures), asked = (uint64_t)failure->retry_after_ms * 1000u;
-    r->backing_off = true;
-    c->under_way++;
-    cl_alarm_start(c->client, &r->retry, now + (asked > wait ? asked : wait));
 }
 
-/* Does a batch stand where it must? (Offsets are dense: no topic is compacted yet.) No checksum
- * covers its base offset: the first batch of an answer contains the offset asked for, and each
- * further one begins behind the one before.
- * @param expected  the offset asked for, or behind the batch before: `first` says which */
-static bool follows(const struct sti_batch_header *header, int64_t expected, bool first)
+/* What was being handed out is used up: its room goes to those who wait for it. */
+static void current_done(struct sti_consumer *c)
+{
+    pthread_mutex_lock(&c->mu);
+    c->held -= c->current->held;
+    ready_free(c->current);
+    c->current = NULL;
+    consumer_receive(c);
+    pthread_mutex_unlock(&c->mu);
+    c->decoding = false;
+}
+
+/* Make c->current the next row. @return STI_OK, STI_E_WOULD_BLOCK (nothing in time),
+ * STI_E_CANCELLED */
+static int current_wait(struct sti_consumer *c, uint64_t due_us, struct sti_err *err)
+{
+    bool in_time = true;
+    int rc = STI_OK;
+    pthread_mutex_lock(&c->mu);
+    while (c->turn_head == NULL && !c->woken && in_time) {
+        in_time = cl_cond_wait_until(&c->cond, &c->mu, due_us);
+    }
+    struct reader *r = c->turn_head;
+    if (c->woken) {
+        c->woken = false;
+        rc = sti_err_set(err, STI_E_CANCELLED, "the consumer was woken up");
+    } else if (r == NULL) {
+        rc = STI_E_WOULD_BLOCK;
+    } else {
+        turn_remove(r);
+        c->current = r->head;
+        r->head = r->head->next;
+        if (r->head != NULL) {
+            turn_push(r);
+        } else {
+            r->tail = NULL;
+        }
+    }
+    pthread_mutex_unlock(&c->mu);
+    return rc;
+}
+
+/* ---- opening batches ----------------------------------------------------------------------- */
+
+bool consumer_follows(const struct sti_batch_header *header, int64_t expected, bool first)
 {
     return first ? header->base_offset >= 0 && header->base_offset <= expected &&
                        sti_batch_last_offset(header) >= expected
                  : header->base_offset == expected;
 }
 
-/* Where the fetch behind these batches begins, and the epoch of the last one. Bytes that are no
- * header, and a batch out of place, end the walk: poll finds and reports them. */
-static int64_t offset_after(const uint8_t *pos, const uint8_t *end, int64_t offset, int32_t *epoch)
+int consumer_header(const struct cl_cursor *at, struct sti_batch_header *header,
+                    struct sti_err *err)
 {
-    struct sti_batch_header header;
-    for (bool first = true;
-         pos < end && sti_batch_header_decode(pos, (size_t)(end - pos), &header, NULL) == STI_OK &&
-         header.total_len <= (uint64_t)(end - pos) && follows(&header, offset, first);
-         first = false) {
-        offset = sti_batch_last_offset(&header) + 1;
-        *epoch = header.leader_epoch;
-        pos += header.total_len;
+    uint8_t bytes[STI_BATCH_HEADER_LEN];
+    struct cl_cursor copy = *at;
+    if (!cl_cursor_copy(&copy, bytes, sizeof bytes)) {
+        return sti_err_set(err, STI_E_CORRUPT_BATCH, "it is cut short");
     }
-    return offset;
+    int rc = sti_batch_header_decode(bytes, sizeof bytes, header, err);
+    if (rc == STI_OK && header->total_len > at->left) {
+        rc = sti_err_set(err, STI_E_CORRUPT_BATCH, "it is cut short");
+    }
+    return rc;
 }
-
-/* @return what became of the answer; batches go to *out */
-static int answer_take(struct reader *r, grpc_byte_buffer *in, struct ready **out,
-                       struct cl_failure *failure)
-{
-    struct cl_fetch_result result;
-    size_t len = 0;
-    uint8_t *data = cl_gather(in, &len);
-    *out = NULL;
-    if (data == NULL) {
-        return sti_err_set(&failure->err, STI_E_NO_MEMORY, "consumer: no memory for an answer");
-    }
-    if (!cl_decode_fetch(data, len, &result)) {
-        free(data);
-        return sti_err_set(&failure->err, STI_E_INTERNAL, "Fetch: malformed response");
-    }
-    if (result.has_error && result.failure.err.code != STI_OK) {
-        *failure = result.failure;
-        free(data);
-        return failure->err.code;
-    }
-    struct ready *ready = result.batches_len == 0 ? NULL : calloc(1, sizeof *ready);
-    if (ready == NULL) {
-        free(data);
-        return result.batches_len == 0
-                   ? STI_OK
-                   : sti_err_set(&failure->err, STI_E_NO_MEMORY, "consumer: out of memory");
-    }
-    ready->reader = r;
-    ready->data = data;
-    ready->pos = result.batches;
-    ready->end = result.batches + result.batches_len;
-    ready->high_watermark = result.high_watermark;
-    ready->held = len;
-    *out = ready;
-    return STI_OK;
-}
-
-/* @thread poll thread, or whoever started the call */
-static void fetch_answered(struct cl_call *call, grpc_byte_buffer *in,
-                           const struct cl_failure *failure)
-{
-    struct reader *r = CL_CONTAINER_OF(call, struct reader, call);
-    struct sti_consumer *c = r->consumer;
-    struct cl_failure own = {.retry_after_ms = 0};
-    struct ready *ready = NULL;
-    if (in != NULL && answer_take(r, in, &ready, &own) != STI_OK) {
-        failure = &own;
-    }
-    pthread_mutex_lock(&c->mu);
-    r->in_call = false;
-    if (failure != NULL) {
-        reader_failed(r, failure);
-    } else {
-        r->failures = 0;
-        if (ready != NULL) {
-            int64_t after =
-                offset_after(ready->pos, ready->end, r->fetch_offset, &r->fetched_epoch);
-            /* No progress means bytes that cannot be read: hand them to poll, which says so, and
-             * stop. */
-            r->stopped = after == r->fetch_offset;
-            r->fetch_offset = after;
-            ready_push(c, ready);
-        }
-        reader_fetch(r);
-    }
-    /* Last: once nothing is under way a close may free everything. */
-    c->under_way--;
-    pthread_cond_signal(&c->cond);
-    pthread_mutex_unlock(&c->mu);
-}
-
-/* ---- handing out --------------------------------------------------------------------------- */
 
 static int data_loss(const struct reader *r, int64_t offset, const struct sti_err *cause,
                      struct sti_err *err)
@@ -281,141 +165,364 @@ static int data_loss(const struct reader *r, int64_t offset, const struct sti_er
                        r->topic->name, r->partition, (long long)offset, cause->msg);
 }
 
-/* Room for more records. It follows what was decoded, not what a header says. */
-static bool records_grow(struct sti_consumer *c)
+/* The bytes of the next batch in one piece. NULL: out of memory. */
+static const uint8_t *batch_bytes(struct sti_consumer *c, struct cl_cursor *at, size_t len)
 {
-    size_t capacity = c->record_capacity == 0 ? 1024 : c->record_capacity * 2;
-    struct sti_record *grown = realloc(c->records, capacity * sizeof *grown);
-    if (grown != NULL) {
-        c->records = grown;
-        c->record_capacity = capacity;
+    const uint8_t *bytes = cl_cursor_peek(at, len);
+    if (bytes != NULL) {
+        return bytes;
     }
-    return grown != NULL;
+    if (len > c->block_capacity) {
+        size_t capacity = len + len / 4;
+        uint8_t *grown = malloc(capacity);
+        if (grown == NULL) {
+            return NULL;
+        }
+        free(c->block);
+        c->block = grown;
+        c->block_capacity = capacity;
+    }
+    struct cl_cursor copy = *at;
+    (void)cl_cursor_copy(&copy, c->block, len);
+    return c->block;
 }
 
-/* Decode the next batch of an answer into c->records. @return STI_OK with *count (0: all of it lies
- * before the wanted offset) */
-static int batch_open(struct sti_consumer *c, struct ready *ready, size_t *count,
-                      struct sti_err *err)
+/* Check the next batch of a row and begin to decode it. */
+static int batch_open(struct sti_consumer *c, struct ready *ready, struct sti_err *err)
 {
     struct reader *r = ready->reader;
     struct sti_batch_header header;
     struct sti_err cause;
-    struct sti_record record;
-    size_t left = (size_t)(ready->end - ready->pos);
-    *count = 0;
-    int rc = sti_batch_header_decode(ready->pos, left, &header, &cause);
-    if (rc == STI_E_WOULD_BLOCK || (rc == STI_OK && header.total_len > left)) {
-        rc = sti_err_set(&cause, STI_E_CORRUPT_BATCH, "it is cut short");
+    const uint8_t *bytes = NULL;
+    int rc = consumer_header(&ready->batches, &header, &cause);
+    size_t len = rc == STI_OK ? (size_t)header.total_len : 0;
+    if (rc == STI_OK && (bytes = batch_bytes(c, &ready->batches, len)) == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "%s-%d: no memory for a batch of %zu bytes",
+                           r->topic->name, r->partition, len);
     }
     if (rc == STI_OK) {
-        struct sti_slice slice = sti_slice_borrow(ready->pos, (size_t)header.total_len);
+        struct sti_slice slice = sti_slice_borrow(bytes, len);
         rc = sti_batch_check(&slice, 1, STI_CHECK_CRC, UINT64_MAX, &header, &cause);
     }
-    if (rc == STI_OK && !follows(&header, r->next_offset, !ready->opened)) {
+    if (rc == STI_OK && !consumer_follows(&header, r->next_offset, !ready->opened)) {
         rc = sti_err_set(&cause, STI_E_CORRUPT_BATCH, "it says that it holds %lld to %lld",
                          (long long)header.base_offset, (long long)sti_batch_last_offset(&header));
     }
     if (rc == STI_OK) {
-        rc = sti_batch_iter_init(&c->iter, ready->pos, (size_t)header.total_len,
-                                 (size_t)c->config.batch_bytes_max, &cause);
+        rc = sti_batch_iter_init(&c->iter, bytes, len, (size_t)c->config.batch_bytes_max, &cause);
     }
     if (rc != STI_OK) {
         return data_loss(r, r->next_offset, &cause, err);
     }
-    while ((rc = sti_batch_iter_next(&c->iter, &record, &cause)) == STI_OK) {
-        if (record.offset < r->next_offset || (header.attributes & STI_BATCH_CONTROL) != 0) {
-            continue;
-        }
-        if (*count == c->record_capacity && !records_grow(c)) {
-            return sti_err_set(err, STI_E_NO_MEMORY, "consumer: no memory for %zu records", *count);
-        }
-        c->records[(*count)++] = record;
-    }
-    if (rc != STI_E_END) {
-        *count = 0;
-        return data_loss(r, header.base_offset, &cause, err);
-    }
-    ready->pos += header.total_len;
+    (void)cl_cursor_skip(&ready->batches, len);
     ready->opened = true;
-    r->next_offset = sti_batch_last_offset(&header) + 1;
+    c->decoding = true;
     return STI_OK;
 }
 
-/* The answer that was being handed out is used up: its room goes to those who wait for it. */
-static void current_done(struct sti_consumer *c)
+/* Decode the next records of the open batch. @return STI_OK with *count, 0 at its end */
+static int batch_decode(struct sti_consumer *c, struct ready *ready, size_t *count,
+                        struct sti_err *err)
 {
-    struct ready *r = c->current;
-    c->current = NULL;
-    pthread_mutex_lock(&c->mu);
-    c->held -= r->held;
-    for (size_t i = 0; i < c->count; i++) {
-        if (c->readers[i].idle) {
-            reader_fetch(&c->readers[i]);
-        }
+    struct reader *r = ready->reader;
+    const struct sti_batch_header *header = &c->iter.header;
+    bool skipped = (header->attributes & STI_BATCH_CONTROL) != 0;
+    struct sti_err cause;
+    size_t n = 0;
+    int rc = STI_OK;
+    while (n < RECORDS_MAX &&
+           (rc = sti_batch_iter_next(&c->iter, &c->records[n], &cause)) == STI_OK) {
+        n += c->records[n].offset >= r->next_offset && !skipped ? 1u : 0u;
     }
-    pthread_mutex_unlock(&c->mu);
-    ready_free(r);
+    *count = n;
+    if (rc != STI_OK && rc != STI_E_END && n == 0) {
+        return data_loss(r, header->base_offset, &cause, err);
+    }
+    if (rc == STI_E_END) {
+        c->decoding = false;
+        r->next_offset = sti_batch_last_offset(header) + 1;
+    } else if (n > 0) { /* after damage behind these records the next poll meets it again */
+        r->next_offset = c->records[n - 1].offset + 1;
+    }
+    return STI_OK;
 }
 
-/* Make c->current the next answer. @return false: nothing came in time */
-static bool current_wait(struct sti_consumer *c, uint64_t due_us)
+/* An error ends the partition: nothing behind it is handed out. */
+static void current_fail(struct sti_consumer *c)
 {
+    struct reader *r = c->current->reader;
     pthread_mutex_lock(&c->mu);
-    bool in_time = true;
-    while (c->head == NULL && in_time) {
-        in_time = cl_cond_wait_until(&c->cond, &c->mu, due_us);
-    }
-    c->current = c->head;
-    if (c->head != NULL) {
-        c->head = c->head->next;
-        if (c->head == NULL) {
-            c->tail = NULL;
-        }
-    }
+    r->stopped = true;
+    ready_drop(r);
+    consumer_drop(r, false);
+    consumer_route(c);
     pthread_mutex_unlock(&c->mu);
-    return c->current != NULL;
 }
 
 int sti_consumer_poll(struct sti_consumer *c, uint32_t timeout_ms, struct sti_records *out,
                       struct sti_err *err)
 {
-    uint64_t due = cl_now_us() + (uint64_t)timeout_ms * 1000u;
+    uint64_t due = cl_on_poll_thread(c->client) ? 0 : cl_due_us(timeout_ms);
     for (;;) {
-        if (c->current != NULL && c->current->pos == c->current->end) {
-            current_done(c);
-        }
-        if (c->current == NULL && !current_wait(c, due)) {
-            return STI_E_WOULD_BLOCK;
-        }
         struct ready *ready = c->current;
-        struct reader *r = ready->reader;
-        size_t count = 0;
-        int rc = ready->err.code;
+        if (ready != NULL &&
+            (ready->reader == NULL || (!c->decoding && ready->batches.left == 0))) {
+            current_done(c);
+            ready = NULL;
+        }
+        int rc = ready == NULL ? current_wait(c, due, err) : STI_OK;
         if (rc != STI_OK) {
-            if (err != NULL) {
-                *err = ready->err;
-            }
-        } else if (ready->pos < ready->end) {
-            rc = batch_open(c, ready, &count, err);
+            return rc;
         }
-        if (rc == STI_OK && count == 0) {
-            continue;
-        }
+        size_t count = 0;
+        ready = c->current;
+        struct reader *r = ready->reader;
         *out = (struct sti_records){.struct_size = sizeof *out,
                                     .partition = r->partition,
                                     .topic = r->topic->name,
                                     .records = c->records,
-                                    .count = count,
                                     .high_watermark = ready->high_watermark};
-        if (rc != STI_OK) {
-            ready->pos = ready->end; /* nothing behind the error is handed out */
-            pthread_mutex_lock(&c->mu);
-            r->stopped = true;
-            pthread_mutex_unlock(&c->mu);
+        rc = ready->err.code;
+        if (rc != STI_OK && err != NULL) {
+            *err = ready->err;
         }
+        if (rc == STI_OK && !c->decoding && ready->batches.left > 0) {
+            rc = batch_open(c, ready, err);
+        }
+        if (rc == STI_OK && c->decoding) {
+            rc = batch_decode(c, ready, &count, err);
+        }
+        if (rc != STI_OK) {
+            current_fail(c);
+            return rc;
+        }
+        if (count > 0) {
+            out->count = count;
+            return STI_OK;
+        }
+    }
+}
+
+void sti_consumer_wakeup(struct sti_consumer *c)
+{
+    pthread_mutex_lock(&c->mu);
+    c->woken = true;
+    pthread_cond_broadcast(&c->cond);
+    pthread_mutex_unlock(&c->mu);
+}
+
+/* ---- which partitions ---------------------------------------------------------------------- */
+
+static struct reader *reader_find(const struct sti_consumer *c, const char *topic,
+                                  int32_t partition)
+{
+    for (size_t i = 0; i < c->count; i++) {
+        if (c->readers[i]->partition == partition &&
+            strcmp(c->readers[i]->topic->name, topic) == 0) {
+            return c->readers[i];
+        }
+    }
+    return NULL;
+}
+
+static int reader_need(const struct sti_consumer *c, const char *topic, int32_t partition,
+                       struct reader **out, struct sti_err *err)
+{
+    *out = reader_find(c, topic, partition);
+    return *out != NULL ? STI_OK
+                        : sti_err_set(err, STI_E_NOT_FOUND, "consumer: %s-%d is not assigned",
+                                      topic, partition);
+}
+
+/* The offset that a starting point means. Waits for the leader's word where it must. */
+static int start_offset(struct sti_consumer *c, const struct sti_assigned *from, uint64_t due_us,
+                        int64_t *offset, struct sti_err *err)
+{
+    struct cl_topic *topic = cl_topic_get(c->client, from->topic);
+    if (topic == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "consumer: out of memory");
+    }
+    int rc = cl_topic_need(topic, due_us, err);
+    int32_t count = atomic_load(&topic->count);
+    if (rc == STI_OK && from->partition >= count) { /* it may have grown */
+        rc = cl_topic_refresh(topic, due_us, err);
+        count = atomic_load(&topic->count);
+    }
+    if (rc == STI_OK && (from->partition < 0 || from->partition >= count)) {
+        rc = sti_err_set(err, STI_E_UNKNOWN_PARTITION,
+                         "topic %s has %d partitions, not a partition %d", from->topic, count,
+                         from->partition);
+    }
+    *offset = from->offset;
+    if (rc == STI_OK && from->timestamp_ms >= 0) {
+        rc = sti_admin_list_offset(c->client, from->topic, from->partition, from->timestamp_ms,
+                                   offset, err);
+        *offset = rc == STI_OK && *offset < 0 ? STI_START_END : *offset;
+    }
+    if (rc == STI_OK && *offset < 0) {
+        rc = sti_admin_list_offset(
+            c->client, from->topic, from->partition,
+            *offset == STI_START_BEGINNING ? STI_START_BEGINNING : STI_START_END, offset, err);
+    }
+    return rc;
+}
+
+/* Let a partition go on from `offset`, as if it were new. @locks consumer->mu held */
+static void reader_begin(struct reader *r, int64_t offset)
+{
+    ready_drop(r);
+    consumer_drop(r, false);
+    if (r->backing_off) {
+        cl_alarm_cancel(r->consumer->client, &r->retry);
+    }
+    r->fetch_offset = r->next_offset = offset;
+    r->fetched_epoch = -1;
+    r->stopped = false;
+    r->failures = 0;
+}
+
+static struct reader *reader_new(struct sti_consumer *c, const struct sti_assigned *from)
+{
+    struct reader *r = calloc(1, sizeof *r);
+    if (r != NULL && c->count == c->capacity) {
+        size_t capacity = c->capacity == 0 ? 16 : c->capacity * 2;
+        struct reader **grown = realloc(c->readers, capacity * sizeof(void *));
+        if (grown == NULL) {
+            free(r);
+            return NULL;
+        }
+        c->readers = grown;
+        c->capacity = capacity;
+    }
+    if (r != NULL) {
+        r->consumer = c;
+        r->topic = cl_topic_get(c->client, from->topic);
+        r->partition = from->partition;
+        c->readers[c->count++] = r;
+    }
+    return r;
+}
+
+static int assigned_check(const struct sti_assigned *assigned, size_t count, struct sti_err *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        for (size_t j = 0; j < i; j++) {
+            if (assigned[i].partition == assigned[j].partition &&
+                strcmp(assigned[i].topic, assigned[j].topic) == 0) {
+                return sti_err_set(err, STI_E_INVALID_ARGUMENT, "consumer: %s-%d is assigned twice",
+                                   assigned[i].topic, assigned[i].partition);
+            }
+        }
+    }
+    return STI_OK;
+}
+
+int sti_consumer_assign(struct sti_consumer *c, const struct sti_assigned *assigned, size_t count,
+                        struct sti_err *err)
+{
+    uint64_t due = cl_due_us(c->config.timeout_ms);
+    int64_t *offsets = calloc(count + 1, sizeof *offsets);
+    int rc = offsets == NULL ? sti_err_set(err, STI_E_NO_MEMORY, "consumer: out of memory")
+                             : assigned_check(assigned, count, err);
+    for (size_t i = 0; rc == STI_OK && i < count; i++) {
+        rc = start_offset(c, &assigned[i], due, &offsets[i], err);
+    }
+    pthread_mutex_lock(&c->mu);
+    for (size_t i = 0; rc == STI_OK && i < count; i++) {
+        struct reader *r = reader_find(c, assigned[i].topic, assigned[i].partition);
+        r = r == NULL ? reader_new(c, &assigned[i]) : r;
+        if (r == NULL) {
+            rc = sti_err_set(err, STI_E_NO_MEMORY, "consumer: out of memory");
+        } else {
+            reader_begin(r, offsets[i]);
+        }
+    }
+    consumer_route(c);
+    pthread_mutex_unlock(&c->mu);
+    free(offsets);
+    return rc;
+}
+
+int sti_consumer_seek(struct sti_consumer *c, const struct sti_assigned *to, struct sti_err *err)
+{
+    struct reader *r;
+    int64_t offset;
+    int rc = reader_need(c, to->topic, to->partition, &r, err);
+    if (rc == STI_OK) {
+        rc = start_offset(c, to, cl_due_us(c->config.timeout_ms), &offset, err);
+    }
+    if (rc == STI_OK) {
+        pthread_mutex_lock(&c->mu);
+        reader_begin(r, offset);
+        consumer_route(c);
+        pthread_mutex_unlock(&c->mu);
+    }
+    return rc;
+}
+
+int sti_consumer_unassign(struct sti_consumer *c, const char *topic, int32_t partition,
+                          struct sti_err *err)
+{
+    struct reader *r;
+    int rc = reader_need(c, topic, partition, &r, err);
+    if (rc != STI_OK) {
         return rc;
     }
+    pthread_mutex_lock(&c->mu);
+    reader_begin(r, 0);
+    r->removed = true;
+    for (size_t i = 0; i < c->count; i++) {
+        if (c->readers[i] == r) {
+            c->readers[i] = c->readers[--c->count];
+        }
+    }
+    if (!r->backing_off) {
+        free(r); /* else its alarm frees it */
+    }
+    consumer_receive(c);
+    consumer_route(c);
+    pthread_mutex_unlock(&c->mu);
+    return STI_OK;
+}
+
+static int pause_set(struct sti_consumer *c, const char *topic, int32_t partition, bool paused,
+                     struct sti_err *err)
+{
+    struct reader *r;
+    int rc = reader_need(c, topic, partition, &r, err);
+    if (rc == STI_OK) {
+        pthread_mutex_lock(&c->mu);
+        if (r->paused != paused && paused && !r->stopped) {
+            /* What is ready would take room from the others: it is read again. */
+            reader_begin(r, r->next_offset);
+        }
+        r->paused = paused;
+        consumer_receive(c);
+        consumer_route(c);
+        pthread_mutex_unlock(&c->mu);
+    }
+    return rc;
+}
+
+int sti_consumer_pause(struct sti_consumer *c, const char *topic, int32_t partition,
+                       struct sti_err *err)
+{
+    return pause_set(c, topic, partition, true, err);
+}
+
+int sti_consumer_resume(struct sti_consumer *c, const char *topic, int32_t partition,
+                        struct sti_err *err)
+{
+    return pause_set(c, topic, partition, false, err);
+}
+
+int sti_consumer_position(struct sti_consumer *c, const char *topic, int32_t partition,
+                          int64_t *offset, struct sti_err *err)
+{
+    struct reader *r;
+    int rc = reader_need(c, topic, partition, &r, err);
+    *offset = rc == STI_OK ? r->next_offset : -1;
+    return rc;
 }
 
 /* ---- the object ---------------------------------------------------------------------------- */
@@ -430,81 +537,39 @@ void sti_consumer_config_init(struct sti_consumer_config *config)
                                            .timeout_ms = 30000};
 }
 
-static int reader_init(struct sti_consumer *c, struct reader *r, const struct sti_assigned *from,
-                       uint64_t due_us, struct sti_err *err)
-{
-    r->consumer = c;
-    r->partition = from->partition;
-    r->retry.fire = retry_fire;
-    r->topic = cl_topic_get(c->client, from->topic);
-    if (r->topic == NULL) {
-        return sti_err_set(err, STI_E_NO_MEMORY, "consumer: out of memory");
-    }
-    pthread_mutex_lock(&r->topic->mu);
-    bool known = r->topic->known;
-    pthread_mutex_unlock(&r->topic->mu);
-    int rc = known ? STI_OK : cl_topic_refresh(r->topic, due_us, err);
-    if (rc == STI_OK && (from->partition < 0 || from->partition >= r->topic->count)) {
-        rc = sti_err_set(err, STI_E_UNKNOWN_PARTITION,
-                         "topic %s has %d partitions, not a partition %d", from->topic,
-                         r->topic->count, from->partition);
-    }
-    int64_t offset = from->offset;
-    if (rc == STI_OK && from->timestamp_ms >= 0) {
-        rc = sti_admin_list_offset(c->client, from->topic, from->partition, from->timestamp_ms,
-                                   &offset, err);
-        offset = rc == STI_OK && offset < 0 ? STI_START_END : offset;
-    }
-    if (rc == STI_OK && offset < 0) {
-        rc = sti_admin_list_offset(
-            c->client, from->topic, from->partition,
-            offset == STI_START_BEGINNING ? STI_START_BEGINNING : STI_START_END, &offset, err);
-    }
-    r->fetch_offset = r->next_offset = offset;
-    r->fetched_epoch = -1;
-    return rc;
-}
-
 int sti_consumer_new(struct sti_consumer **out, struct sti_client *client,
                      const struct sti_consumer_config *config, const struct sti_assigned *assigned,
                      size_t count, struct sti_err *err)
 {
-    uint64_t due = cl_now_us() + (uint64_t)config->timeout_ms * 1000u;
+    struct sti_consumer_config own;
     *out = NULL;
-    for (size_t i = 0; i < count; i++) {
-        for (size_t j = 0; j < i; j++) {
-            if (assigned[i].partition == assigned[j].partition &&
-                strcmp(assigned[i].topic, assigned[j].topic) == 0) {
-                return sti_err_set(err, STI_E_INVALID_ARGUMENT, "consumer: %s-%d is assigned twice",
-                                   assigned[i].topic, assigned[i].partition);
-            }
-        }
+    sti_consumer_config_init(&own);
+    int rc = cl_config_copy(&own, sizeof own, config, sizeof own, "consumer", err);
+    if (rc != STI_OK) {
+        return rc;
     }
-    struct sti_consumer *c = count == 0 ? NULL : calloc(1, sizeof *c);
-    if (c == NULL || (c->readers = calloc(count, sizeof *c->readers)) == NULL) {
+    if (own.max_wait_ms == 0 || own.timeout_ms == 0) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT,
+                           "consumer: max_wait_ms %u, timeout_ms %u: none may be 0",
+                           own.max_wait_ms, own.timeout_ms);
+    }
+    struct sti_consumer *c = calloc(1, sizeof *c);
+    struct sti_record *records = calloc(RECORDS_MAX, sizeof *records);
+    if (c == NULL || records == NULL) {
         free(c);
-        return count == 0
-                   ? sti_err_set(err, STI_E_INVALID_ARGUMENT, "consumer: nothing is assigned")
-                   : sti_err_set(err, STI_E_NO_MEMORY, "consumer: out of memory");
+        free(records);
+        return sti_err_set(err, STI_E_NO_MEMORY, "consumer: out of memory");
     }
     c->client = client;
-    c->config = *config;
-    c->count = count;
+    c->config = own;
+    c->records = records;
     pthread_mutex_init(&c->mu, NULL);
     cl_cond_init(&c->cond);
-    int rc = STI_OK;
-    for (size_t i = 0; rc == STI_OK && i < count; i++) {
-        rc = reader_init(c, &c->readers[i], &assigned[i], due, err);
-    }
+    rc = sti_consumer_assign(c, assigned, count, err);
     if (rc != STI_OK) {
         sti_consumer_close(c);
         return rc;
     }
-    pthread_mutex_lock(&c->mu);
-    for (size_t i = 0; i < count; i++) {
-        reader_fetch(&c->readers[i]);
-    }
-    pthread_mutex_unlock(&c->mu);
     *out = c;
     return STI_OK;
 }
@@ -515,28 +580,19 @@ void sti_consumer_close(struct sti_consumer *c)
         return;
     }
     pthread_mutex_lock(&c->mu);
-    c->closing = true;
+    consumer_streams_close(c);
     for (size_t i = 0; i < c->count; i++) {
-        if (c->readers[i].in_call) {
-            cl_call_cancel(&c->readers[i].call);
-        }
-        if (c->readers[i].backing_off) {
-            cl_alarm_cancel(c->client, &c->readers[i].retry);
-        }
+        ready_drop(c->readers[i]);
+        free(c->readers[i]);
     }
-    while (c->under_way > 0) {
-        pthread_cond_wait(&c->cond, &c->mu);
+    if (c->current != NULL) {
+        ready_free(c->current);
     }
     pthread_mutex_unlock(&c->mu);
-    while (c->head != NULL) {
-        struct ready *r = c->head;
-        c->head = r->next;
-        ready_free(r);
-    }
-    ready_free(c->current);
     sti_batch_iter_fini(&c->iter);
     free(c->records);
     free(c->readers);
+    free(c->block);
     pthread_cond_destroy(&c->cond);
     pthread_mutex_destroy(&c->mu);
     free(c);

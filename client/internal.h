@@ -34,31 +34,45 @@
 
 #define CL_CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
-#define CL_BACKOFF_MIN_US    20000u
-#define CL_BACKOFF_MAX_US    1000000u
 #define CL_DEADLINE_SLACK_US 500000u /* the server's own TIMED_OUT shall come first */
 
-/* ---- completions, alarms (client.c) ---- */
+/* ---- time, alarms (alarm.c) ---- */
+
+/* Something to do later on the poll thread. `fire` runs exactly once for each start. All zero but
+ * `fire` before the first start. */
+struct cl_alarm {
+    struct cl_alarm *child, *next, **link; /* a pairing heap. @locks client->alarm_mu, all */
+    uint64_t due_us;
+    bool armed, cancelled;
+    void (*fire)(struct cl_alarm *alarm, bool cancelled);
+};
+
+/* Monotonic; what `due_us` counts in. */
+uint64_t cl_now_us(void);
+/* `now` + ms, for a timeout given by a caller. */
+uint64_t cl_due_us(uint32_t timeout_ms);
+/* How long to wait after the first failure, the second, ...: doubling from the client's
+ * backoff_min_ms to its backoff_max_ms, of which a random part between half and all; `asked_ms` of
+ * a server is the least. */
+uint64_t cl_backoff_us(const struct sti_client *client, uint32_t failures, uint32_t asked_ms);
+gpr_timespec cl_deadline(uint64_t due_us);
+void cl_alarm_start(struct sti_client *client, struct cl_alarm *alarm, uint64_t due_us);
+/* Let it fire now, as cancelled, if it has not fired yet. */
+void cl_alarm_cancel(struct sti_client *client, struct cl_alarm *alarm);
+/* Fire what is due until then. @return when the next one is. @thread poll thread */
+uint64_t cl_alarms_fire(struct sti_client *client, uint64_t until_us);
+
+/* ---- completions (client.c) ---- */
 
 struct cl_tag {
     void (*complete)(struct cl_tag *tag, bool ok);
 };
 
-/* Something to do later on the poll thread. `fire` runs exactly once for each start. */
-struct cl_alarm {
-    struct cl_alarm *next; /* @locks client->alarm_mu, as due_us and cancelled */
-    uint64_t due_us;
-    bool cancelled;
-    void (*fire)(struct cl_alarm *alarm, bool cancelled);
-};
-
-uint64_t cl_now_us(void);
-/* How long to wait before attempt `failures` + 1, with jitter. */
-uint64_t cl_backoff_us(uint32_t failures);
-gpr_timespec cl_deadline(uint64_t due_us);
-void cl_alarm_start(struct sti_client *client, struct cl_alarm *alarm, uint64_t due_us);
-/* Let it fire now, as cancelled, if it has not fired yet. */
-void cl_alarm_cancel(struct sti_client *client, struct cl_alarm *alarm);
+/* What a tag is given to gRPC with: the one way, so that a checker of threads can follow. */
+grpc_call_error cl_batch_start(grpc_call *call, const grpc_op *ops, size_t count,
+                               struct cl_tag *tag);
+/* Have the poll thread look at the alarms again. */
+void cl_wake(struct sti_client *client);
 bool cl_on_poll_thread(const struct sti_client *client);
 
 /* A condition whose timed waits use the monotonic clock. */
@@ -69,8 +83,8 @@ bool cl_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mu, uint64_t due_
 /* ---- connections (client.c) ---- */
 
 enum cl_method {
-    CL_PRODUCE,
-    CL_FETCH,
+    CL_PRODUCE_STREAM,
+    CL_FETCH_STREAM,
     CL_LIST_OFFSETS,
     CL_CREATE_TOPIC,
     CL_ALTER_TOPIC,
@@ -101,9 +115,9 @@ struct cl_connect {
 
 /* NULL: out of memory. */
 struct cl_conn *cl_conn_get(struct sti_client *client, const char *address);
-/* One of the configured servers, a different one each time. */
+/* One of the configured servers: a different one each time, and one that just refused a connection
+ * only if all did. */
 struct cl_conn *cl_conn_any(struct sti_client *client);
-bool cl_conn_is_ready(struct cl_conn *conn);
 /* done runs exactly once, possibly before this returns. */
 void cl_connect_start(struct cl_connect *connect, struct cl_conn *conn, uint64_t due_us);
 /* "host:port" with the default port added; malloc'ed. NULL: not an address. */
@@ -116,7 +130,11 @@ struct cl_failure {
     uint32_t retry_after_ms;
 };
 
-/* One unary call, from connecting to its answer. Owner's memory. */
+/* The metadata of every call. @return their number */
+#define CL_METADATA_MAX 2u
+size_t cl_metadata(grpc_metadata to[CL_METADATA_MAX], const struct sti_client *client);
+
+/* One unary call, from connecting to its answer. Owner's memory, all zero before its first use. */
 struct cl_call {
     struct cl_tag tag;
     struct cl_connect connect;
@@ -126,7 +144,7 @@ struct cl_call {
     bool cancelled;  /* @locks client->call_mu */
     grpc_byte_buffer *out, *in;
     grpc_metadata_array initial, trailing;
-    grpc_metadata metadata[2];
+    grpc_metadata metadata[CL_METADATA_MAX];
     grpc_status_code status;
     grpc_slice details;
     /* Runs once for each start, on the poll thread or inside the start. `in` is borrowed, NULL with
@@ -137,9 +155,11 @@ struct cl_call {
 /* Connect and call. `out` is given. */
 void cl_call_start(struct cl_call *call, struct cl_conn *conn, enum cl_method method,
                    grpc_byte_buffer *out, uint64_t due_us);
-/* Ask a call that was started to end soon; done still runs. The caller makes sure that it has not
- * freed the memory. */
-void cl_call_cancel(struct cl_call *call);
+/* Ask a call to end soon; done still runs. At any time, also before the start: it then ends as soon
+ * as it is connected. The caller makes sure that it has not freed the memory. */
+void cl_call_cancel(struct sti_client *client, struct cl_call *call);
+/* The serialized Error in the trailing metadata of a call; NULL: none. Borrowed. */
+const uint8_t *cl_trailer(const grpc_metadata_array *trailing, size_t *len);
 /* Turn a gRPC status into ours; `trailer` holds a serialized Error, or is empty. */
 void cl_failure_from_status(struct cl_failure *out, const char *address, grpc_status_code status,
                             const char *details, size_t details_len, const uint8_t *trailer,
@@ -151,38 +171,78 @@ grpc_byte_buffer *cl_pack(const ProtobufCMessage *message);
 /* All bytes of a message in one malloc'ed block; NULL: out of memory. */
 uint8_t *cl_gather(grpc_byte_buffer *buffer, size_t *len);
 
-/* A call to any server, or to one, repeated until it succeeds, is refused or is out of time.
- * Blocks; not on the poll thread. */
+/* A call to any server, or to one, repeated until it succeeds, is refused or is out of time. */
 struct cl_ask {
     enum cl_method method;
-    const ProtobufCMessage *request;
+    const ProtobufCMessage *request; /* borrowed until the start returns */
     bool idempotent;
     uint64_t due_us;
     struct cl_conn *conn; /* NULL: any */
     /* Look at the response. @return STI_OK, or a row's error that may be tried again by its traits
      */
     int (*parse)(struct cl_ask *ask, const uint8_t *data, size_t len, struct cl_failure *failure);
+    /* Runs once for each start, on the poll thread or inside the start. May free the memory. */
+    void (*done)(struct cl_ask *ask, const struct sti_err *err); /* err NULL: success */
+    void *arg;                                                   /* done's */
+
+    struct sti_client *client; /* ask.c's own from here on */
+    struct cl_ask *next, **link;
+    struct cl_call call;
+    struct cl_alarm retry;
+    struct cl_failure failure;
+    grpc_slice packed;
+    uint32_t failures;
+    bool cancelled;
 };
+void cl_ask_start(struct sti_client *client, struct cl_ask *ask);
+/* The same, and wait for it. Not on the poll thread. */
 int cl_ask_run(struct sti_client *client, struct cl_ask *ask, struct sti_err *err);
+/* Have every ask that is under way end soon, as CANCELLED.
+ * @param for_good  none is started any more; returns when all have ended */
+void cl_asks_cancel(struct sti_client *client, bool for_good);
 
 /* ---- wire (wire.c) ---- */
 
-#define CL_PRODUCE_HEAD_MAX 320u
-/* The bytes of a ProduceRequest with one partition, up to and without the batch itself. @return
- * their number */
-size_t cl_encode_produce_head(uint8_t to[CL_PRODUCE_HEAD_MAX], int acks, uint32_t timeout_ms,
-                              const char *topic, int32_t partition, size_t batch_len);
+/* Of a ProduceStreamRequest what stands before its rows, and of a row what stands before its batch.
+ * @return bytes */
+#define CL_PRODUCE_HEAD_MAX 64u
+#define CL_PRODUCE_ROW_MAX  320u
+struct cl_produce_head {
+    uint64_t id, answered;
+    int acks;
+    uint32_t timeout_ms;
+    int32_t replicas_min, replicas_synced_min;
+};
+size_t cl_encode_produce_head(uint8_t to[CL_PRODUCE_HEAD_MAX], const struct cl_produce_head *head);
+size_t cl_encode_produce_row(uint8_t to[CL_PRODUCE_ROW_MAX], const char *topic, int32_t partition,
+                             size_t batch_len);
 
-/* The row of a FetchResponse with one partition; pointers lead into the message. */
-struct cl_fetch_result {
+/* A place in a message that lies scattered over slices, and where reading must stop. Borrows the
+ * slices. */
+struct cl_cursor {
+    const grpc_slice *slices;
+    size_t count, index, pos; /* pos: in slices[index] */
+    size_t left;
+};
+struct cl_cursor cl_cursor_make(const grpc_slice *slices, size_t count);
+/* Move on. @return false when fewer bytes are left (then the place is undefined) */
+bool cl_cursor_skip(struct cl_cursor *at, size_t len);
+bool cl_cursor_copy(struct cl_cursor *at, void *to, size_t len);
+/* The next `len` bytes where they lie, when they lie in one slice; else NULL. Does not move. */
+const uint8_t *cl_cursor_peek(const struct cl_cursor *at, size_t len);
+
+/* One row of a FetchResponse. */
+struct cl_fetch_row {
+    char topic[256];
+    int32_t partition;
     bool has_error;
     struct cl_failure failure;
     int64_t high_watermark, log_start;
-    const uint8_t *batches;
-    size_t batches_len;
+    struct cl_cursor batches; /* left 0: none */
 };
-/* @return false when it is no FetchResponse with one row */
-bool cl_decode_fetch(const uint8_t *data, size_t len, struct cl_fetch_result *out);
+/* Read a FetchResponse, row by row. @return false when it is malformed; rows before were given */
+bool cl_decode_fetch(struct cl_cursor message, void (*row)(void *arg, struct cl_fetch_row *row),
+                     void *arg);
 
 /* ---- topics (topic.c) ---- */
 
@@ -191,35 +251,44 @@ struct cl_topic {
     struct cl_topic *next;
     struct sti_client *client;
     char *name;
-    pthread_mutex_t mu; /* all below */
-    bool known;
-    int32_t count;
+    _Atomic int32_t count;    /* partitions; 0: not known yet */
+    _Atomic uint32_t version; /* grows with every answer: leaders may have moved */
+    pthread_mutex_t mu;       /* all below */
+    pthread_cond_t refreshed; /* a refresh has ended */
+    struct cl_refresh *running;
+    uint64_t refreshes;  /* that have ended */
+    struct sti_err last; /* of the latest one */
     uint64_t message_bytes_max;
-    int32_t *leaders; /* node ids by partition */
-    struct cl_leader {
-        int32_t node;
-        struct cl_conn *conn;
-    } * nodes; /* where leaders are reached */
-    size_t node_count;
+    struct cl_conn **leaders; /* by partition; NULL: not known */
 };
 
 /* NULL: out of memory. */
 struct cl_topic *cl_topic_get(struct sti_client *client, const char *name);
-/* Look the topic up; blocks; not on the poll thread. */
+/* Look the topic up, unless that is under way; waits for the answer. Not on the poll thread. */
 int cl_topic_refresh(struct cl_topic *topic, uint64_t due_us, struct sti_err *err);
+/* The same without waiting. Any thread. */
+void cl_topic_refresh_start(struct cl_topic *topic);
 /* Somebody wants to write to a topic that is not there: a server that makes topics on demand does
  * so now, and is waited for. @return STI_OK: it is there; STI_E_UNKNOWN_TOPIC: it will not be; ...
  */
 int cl_topic_ask_for(struct cl_topic *topic, uint64_t due_us, struct sti_err *err);
-/* The connection to a partition's leader; some server when it is not known. */
+/* Look it up if it is not known yet, waiting. */
+int cl_topic_need(struct cl_topic *topic, uint64_t due_us, struct sti_err *err);
+/* The connection to a partition's leader; some server when it is not known. NULL: out of memory. */
 struct cl_conn *cl_topic_leader(struct cl_topic *topic, int32_t partition);
+/* Look up again what is known, now and then. */
+void cl_topics_watch(struct sti_client *client);
+void cl_topics_free(struct sti_client *client);
 
 /* ---- the client ---- */
 
+/* Take a configuration that may be of an older or newer program over the defaults in *to.
+ * @param size_min  what the first version of the struct had */
+int cl_config_copy(void *to, size_t size, const void *from, size_t size_min, const char *what,
+                   struct sti_err *err);
+
 struct sti_client {
-    uint32_t timeout_ms;
-    uint64_t receive_bytes_max;
-    char *client_id, *trace_id;
+    struct sti_client_config config; /* strings: our own copies */
     char **servers;
     size_t server_count;
     _Atomic size_t server_next;
@@ -230,8 +299,13 @@ struct sti_client {
     pthread_mutex_t call_mu; /* handles of calls, for cancelling; innermost */
     struct cl_conn *conns;
     struct cl_topic *topics;
+    struct cl_ask *asks; /* under way, for cancelling. @locks mu, as asking and stopping */
+    uint32_t asking;     /* whose `done` has not returned */
+    bool stopping;
+    pthread_cond_t idle; /* no ask is under way. @locks mu */
+    struct cl_alarm watch;
     pthread_mutex_t alarm_mu;
-    struct cl_alarm *alarms; /* by due_us. @locks alarm_mu */
+    struct cl_alarm *alarms; /* a heap by due_us. @locks alarm_mu */
     grpc_channel *wake_channel;
     grpc_call *wake_call; /* its only use: an empty batch is a completion at once */
     struct cl_tag wake_tag;

@@ -6,6 +6,7 @@
  */
 #include "internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static size_t put_varint(uint8_t *to, uint64_t value)
@@ -25,42 +26,111 @@ static size_t varint_len(uint64_t value)
     return put_varint(scratch, value);
 }
 
-size_t cl_encode_produce_head(uint8_t to[CL_PRODUCE_HEAD_MAX], int acks, uint32_t timeout_ms,
-                              const char *topic, int32_t partition, size_t batch_len)
+/* A field of wire type 0, left out when it is zero. */
+static size_t put_number(uint8_t *to, unsigned number, uint64_t value)
 {
+    if (value == 0) {
+        return 0;
+    }
+    to[0] = (uint8_t)(number << 3);
+    return 1 + put_varint(to + 1, value);
+}
+
+static uint64_t of_int32(int32_t value)
+{
+    return (uint64_t)(int64_t)value;
+}
+
+size_t cl_encode_produce_head(uint8_t to[CL_PRODUCE_HEAD_MAX], const struct cl_produce_head *head)
+{
+    size_t n = put_number(to, 1, head->id);
+    n += put_number(to + n, 2, (uint64_t)head->acks);
+    n += put_number(to + n, 3, head->timeout_ms);
+    n += put_number(to + n, 4, of_int32(head->replicas_min));
+    n += put_number(to + n, 5, of_int32(head->replicas_synced_min));
+    return n + put_number(to + n, 6, head->answered);
+}
+
+size_t cl_encode_produce_row(uint8_t to[CL_PRODUCE_ROW_MAX], const char *topic, int32_t partition,
+                             size_t batch_len)
+{
+    uint8_t scratch[11];
     size_t topic_len = strlen(topic), n = 0;
-    uint64_t index = (uint64_t)(int64_t)partition;
     size_t row = 1 + varint_len(topic_len) + topic_len +
-                 (partition == 0 ? 0 : 1 + varint_len(index)) + 1 + varint_len(batch_len) +
+                 put_number(scratch, 2, of_int32(partition)) + 1 + varint_len(batch_len) +
                  batch_len;
-    if (acks != 0) {
-        to[n++] = 1 << 3;
-        n += put_varint(to + n, (uint64_t)acks);
-    }
-    if (timeout_ms != 0) {
-        to[n++] = 2 << 3;
-        n += put_varint(to + n, timeout_ms);
-    }
     to[n++] = 15 << 3 | 2;
     n += put_varint(to + n, row);
     to[n++] = 1 << 3 | 2;
     n += put_varint(to + n, topic_len);
     memcpy(to + n, topic, topic_len);
     n += topic_len;
-    if (partition != 0) {
-        to[n++] = 2 << 3;
-        n += put_varint(to + n, index);
-    }
+    n += put_number(to + n, 2, of_int32(partition));
     to[n++] = 15 << 3 | 2;
-    n += put_varint(to + n, batch_len);
-    return n;
+    return n + put_varint(to + n, batch_len);
 }
 
-static bool get_varint(const uint8_t **pos, const uint8_t *end, uint64_t *out)
+/* ---- reading over slices ------------------------------------------------------------------- */
+
+struct cl_cursor cl_cursor_make(const grpc_slice *slices, size_t count)
 {
+    struct cl_cursor at = {.slices = slices, .count = count};
+    for (size_t i = 0; i < count; i++) {
+        at.left += GRPC_SLICE_LENGTH(slices[i]);
+    }
+    return at;
+}
+
+/* Bytes that are left in the slice of the cursor, at most `want`; steps over slices that are used
+ * up. at->left > 0. */
+static size_t here(struct cl_cursor *at, size_t want)
+{
+    while (at->pos == GRPC_SLICE_LENGTH(at->slices[at->index])) {
+        at->index++;
+        at->pos = 0;
+    }
+    size_t have = GRPC_SLICE_LENGTH(at->slices[at->index]) - at->pos;
+    return have < want ? have : want;
+}
+
+bool cl_cursor_copy(struct cl_cursor *at, void *to, size_t len)
+{
+    uint8_t *out = to;
+    if (len > at->left) {
+        return false;
+    }
+    while (len > 0) {
+        size_t n = here(at, len);
+        if (out != NULL) {
+            memcpy(out, GRPC_SLICE_START_PTR(at->slices[at->index]) + at->pos, n);
+            out += n;
+        }
+        at->pos += n;
+        at->left -= n;
+        len -= n;
+    }
+    return true;
+}
+
+bool cl_cursor_skip(struct cl_cursor *at, size_t len)
+{
+    return cl_cursor_copy(at, NULL, len);
+}
+
+const uint8_t *cl_cursor_peek(const struct cl_cursor *at, size_t len)
+{
+    struct cl_cursor probe = *at;
+    if (len == 0 || len > at->left || here(&probe, len) < len) {
+        return NULL;
+    }
+    return GRPC_SLICE_START_PTR(probe.slices[probe.index]) + probe.pos;
+}
+
+static bool get_varint(struct cl_cursor *at, uint64_t *out)
+{
+    uint8_t byte;
     *out = 0;
-    for (unsigned shift = 0; shift < 64 && *pos < end; shift += 7) {
-        uint8_t byte = *(*pos)++;
+    for (unsigned shift = 0; shift < 64 && cl_cursor_copy(at, &byte, 1); shift += 7) {
         *out |= (uint64_t)(byte & 0x7f) << shift;
         if ((byte & 0x80) == 0) {
             return true;
@@ -70,81 +140,100 @@ static bool get_varint(const uint8_t **pos, const uint8_t *end, uint64_t *out)
 }
 
 struct field {
-    uint64_t number, value; /* value of wire type 0; length of wire type 2 */
+    uint64_t number, value; /* value of wire type 0 */
     unsigned type;
-    const uint8_t *data; /* wire type 2 */
+    struct cl_cursor data; /* of the other types */
 };
 
 /* Take one field. @return false at malformed bytes */
-static bool get_field(const uint8_t **pos, const uint8_t *end, struct field *f)
+static bool get_field(struct cl_cursor *at, struct field *f)
 {
     uint64_t key;
-    if (!get_varint(pos, end, &key)) {
+    if (!get_varint(at, &key)) {
         return false;
     }
     f->number = key >> 3;
     f->type = (unsigned)(key & 7);
-    f->data = NULL;
     f->value = 0;
+    f->data.left = 0;
     if (f->type == 0) {
-        return get_varint(pos, end, &f->value);
+        return get_varint(at, &f->value);
     }
     uint64_t len = f->type == 1 ? 8 : 4;
-    if (f->type == 2 && !get_varint(pos, end, &len)) {
+    if (f->type == 2 && !get_varint(at, &len)) {
         return false;
     }
-    if ((f->type != 1 && f->type != 2 && f->type != 5) || len > (uint64_t)(end - *pos)) {
+    if ((f->type != 1 && f->type != 2 && f->type != 5) || len > at->left) {
         return false;
     }
-    f->data = *pos;
-    f->value = len;
-    *pos += len;
+    f->data = *at;
+    f->data.left = (size_t)len;
+    return cl_cursor_skip(at, (size_t)len);
+}
+
+/* Of a row's Error. */
+static bool row_error(struct cl_cursor at, struct cl_fetch_row *row)
+{
+    size_t len = at.left;
+    uint8_t *copy = len > (1u << 20) ? NULL : malloc(len + 1);
+    bool read = copy != NULL && cl_cursor_copy(&at, copy, len);
+    Streamit__V1__Error *error = read ? streamit__v1__error__unpack(NULL, len, copy) : NULL;
+    free(copy);
+    if (error == NULL) {
+        return false;
+    }
+    row->has_error = error->code != STREAMIT__V1__ERROR_CODE__OK;
+    cl_failure_from_error(&row->failure, error);
+    streamit__v1__error__free_unpacked(error, NULL);
     return true;
 }
 
-static bool decode_row(const uint8_t *pos, const uint8_t *end, struct cl_fetch_result *out)
+static bool decode_row(struct cl_cursor at, struct cl_fetch_row *row)
 {
     struct field f;
-    while (pos < end) {
-        if (!get_field(&pos, end, &f)) {
+    memset(row, 0, sizeof *row);
+    while (at.left > 0) {
+        if (!get_field(&at, &f)) {
             return false;
         }
-        if (f.number == 3 && f.type == 2) {
-            Streamit__V1__Error *error = streamit__v1__error__unpack(NULL, (size_t)f.value, f.data);
-            if (error == NULL) {
+        if (f.number == 1 && f.type == 2) {
+            size_t len = f.data.left;
+            if (len >= sizeof row->topic || !cl_cursor_copy(&f.data, row->topic, len)) {
                 return false;
             }
-            out->has_error = true;
-            cl_failure_from_error(&out->failure, error);
-            streamit__v1__error__free_unpacked(error, NULL);
+            row->topic[len] = '\0';
+        } else if (f.number == 2 && f.type == 0) {
+            row->partition = (int32_t)f.value;
+        } else if (f.number == 3 && f.type == 2) {
+            if (!row_error(f.data, row)) {
+                return false;
+            }
         } else if (f.number == 4 && f.type == 0) {
-            out->high_watermark = (int64_t)f.value;
+            row->high_watermark = (int64_t)f.value;
         } else if (f.number == 6 && f.type == 0) {
-            out->log_start = (int64_t)f.value;
+            row->log_start = (int64_t)f.value;
         } else if (f.number == 15 && f.type == 2) {
-            out->batches = f.data;
-            out->batches_len = (size_t)f.value;
+            row->batches = f.data;
         }
     }
     return true;
 }
 
-bool cl_decode_fetch(const uint8_t *data, size_t len, struct cl_fetch_result *out)
+bool cl_decode_fetch(struct cl_cursor message, void (*row)(void *arg, struct cl_fetch_row *row),
+                     void *arg)
 {
-    const uint8_t *pos = data, *end = data + len;
+    struct cl_fetch_row out;
     struct field f;
-    int rows = 0;
-    memset(out, 0, sizeof *out);
-    while (pos < end) {
-        if (!get_field(&pos, end, &f)) {
+    while (message.left > 0) {
+        if (!get_field(&message, &f)) {
             return false;
         }
         if (f.number == 15 && f.type == 2) {
-            rows++;
-            if (!decode_row(f.data, f.data + f.value, out)) {
+            if (!decode_row(f.data, &out)) {
                 return false;
             }
+            row(arg, &out);
         }
     }
-    return rows == 1;
+    return true;
 }

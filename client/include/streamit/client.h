@@ -74,6 +74,12 @@ struct sti_client_config {
     const char *client_id;      /* names this program in the servers' logs; "libstreamit"       */
     const char *trace_id;       /* travels with every call as x-trace-id; NULL: none            */
     uint64_t receive_bytes_max; /* a larger answer is refused; 256 MiB                           */
+    uint32_t backoff_min_ms; /* pause after a first failure that may be tried again; it doubles  */
+    uint32_t backoff_max_ms; /* with each further one up to this; 20 and 1000. A random half is
+                                taken off, and never less than a server asks for              */
+    uint32_t metadata_refresh_ms; /* how often what is known of topics is looked up again without
+                                     cause; 300000. 0: never                                     */
+    uint32_t reserved;
 };
 
 STI_CLIENT_API void sti_client_config_init(struct sti_client_config *config);
@@ -84,6 +90,11 @@ STI_CLIENT_API void sti_client_config_init(struct sti_client_config *config);
 STI_CLIENT_API int sti_client_new(struct sti_client **out, const struct sti_client_config *config,
                                   struct sti_err *err);
 
+/* Have every call that waits end soon with STI_E_CANCELLED: administrative calls, lookups of topics
+ * and of starting points. Later calls are not touched. For producers and consumers see
+ * sti_producer_purge and sti_consumer_wakeup. Any thread, also from a callback. */
+STI_CLIENT_API void sti_client_cancel(struct sti_client *client);
+
 /* Stop the poll thread and free everything. Producers and consumers must have been closed, no call
  * may be under way. Not from a callback. NULL is allowed. */
 STI_CLIENT_API void sti_client_free(struct sti_client *client);
@@ -91,7 +102,10 @@ STI_CLIENT_API void sti_client_free(struct sti_client *client);
 /* ---- producing --------------------------------------------------------------------------------
  */
 
-#define STI_PARTITION_ANY (-1) /* by murmur2 of the key; without key by sticky batches */
+#define STI_PARTITION_ANY                                                                          \
+    (-1) /* as the producer's `partition` says; else by murmur2 of the key, and                    \
+            without key to a partition that changes with the batches, among                        \
+            the next ones to that with the least under way */
 #define STI_TIMESTAMP_NOW (-1) /* the time of the call                                 */
 
 /* How far a record must be safe before it is acknowledged. */
@@ -117,6 +131,8 @@ struct sti_delivery {
     int32_t replicas_synced; /* that have synced it to disk                                */
 };
 
+struct sti_producer_record;
+
 struct sti_producer_config {
     uint32_t struct_size;
     int acks;              /* enum sti_producer_acks; quorum                               */
@@ -135,6 +151,15 @@ struct sti_producer_config {
     uint32_t reserved;
     void (*on_delivery)(void *arg, const struct sti_delivery *delivery); /* may be NULL      */
     void *arg;
+    uint32_t max_in_flight;      /* batches of a partition under way at a time; 5               */
+    uint32_t window_records;     /* as window_bytes, in records; 1000000                        */
+    int32_t replicas_min;        /* a batch that fewer replicas could hold is refused; 0: none  */
+    int32_t replicas_synced_min; /* the same for replicas that have synced it; 0: none      */
+    /* Chooses for records with STI_PARTITION_ANY, if not NULL: a partition in [0, count), or
+     * STI_PARTITION_ANY for the usual way. Runs within sti_producer_send, on its thread, and may
+     * run on several at a time; `arg` is that above. */
+    int32_t (*partition)(void *arg, const char *topic, const struct sti_producer_record *record,
+                         int32_t count);
 };
 
 struct sti_producer_record {
@@ -153,7 +178,8 @@ struct sti_producer_record {
 
 STI_CLIENT_API void sti_producer_config_init(struct sti_producer_config *config);
 
-/* @return STI_OK, STI_E_INVALID_ARGUMENT, STI_E_UNSUPPORTED (codec), STI_E_NO_MEMORY */
+/* @return STI_OK, STI_E_INVALID_ARGUMENT (acks, a limit of 0), STI_E_UNSUPPORTED (codec),
+ * STI_E_NO_MEMORY */
 STI_CLIENT_API int sti_producer_new(struct sti_producer **out, struct sti_client *client,
                                     const struct sti_producer_config *config, struct sti_err *err);
 
@@ -176,13 +202,13 @@ STI_CLIENT_API uint64_t sti_producer_topic_message_bytes_max(struct sti_producer
  * is full. STI_OK means that a delivery report will follow, exactly one for each record.
  *
  * Order: records that one thread sends to one partition are stored in the order of the calls, as
- * far as they are stored. At most one request is in flight for a partition; a batch that failed is
- * sent again before the next one.
+ * far as they are stored. Up to max_in_flight batches of a partition travel at a time; when one is
+ * refused, the server refuses those behind it as well, and all go again in their order.
  *
  * Retries: only failures of which it is known that nothing was appended are tried again, until the
  * timeout (for example THROTTLED, NOT_LEADER, NOT_ENOUGH_REPLICAS, or a server that cannot be
  * reached). A failure with an unknown outcome (CONNECTION_LOST, TIMED_OUT) is reported at once and
- * never retried, because the records could be stored twice.
+ * never retried, because the records could be stored twice; the batches behind it go on.
  *
  * @return STI_OK; STI_E_WOULD_BLOCK; STI_E_TIMED_OUT (no room in the window for timeout_ms; the
  * record was not taken); STI_E_UNKNOWN_PARTITION; STI_E_MESSAGE_TOO_LARGE (more than 2^31 bytes);
@@ -195,9 +221,17 @@ STI_CLIENT_API int sti_producer_send(struct sti_producer_topic *topic,
 STI_CLIENT_API int sti_producer_flush(struct sti_producer *producer, uint32_t timeout_ms,
                                       struct sti_err *err);
 
+#define STI_PURGE_QUEUED    0x1u /* records that have not been sent, or are to be sent again */
+#define STI_PURGE_IN_FLIGHT 0x2u /* records under way: whether they are stored is unknown     */
+
+/* Give records up: each gets its report with STI_E_CANCELLED soon; those that were under way with
+ * STI_TRAIT_INDEFINITE. Does not wait. Records that are sent meanwhile are not touched for sure.
+ * Any thread, also from a callback. */
+STI_CLIENT_API void sti_producer_purge(struct sti_producer *producer, uint32_t what);
+
 /* Flush for at most `timeout_ms`, fail what is left with STI_E_CANCELLED, and free the producer
- * with its topic handles. All reports have been made when it returns. Not from a callback. NULL is
- * allowed. */
+ * with its topic handles. All reports have been made when it returns. Sends and flushes that wait
+ * on other threads return first; none may begin any more. Not from a callback. NULL is allowed. */
 STI_CLIENT_API void sti_producer_close(struct sti_producer *producer, uint32_t timeout_ms);
 
 /* Kafka's murmur2 of a key (seed 0x9747b28c), as its Java client computes it. */
@@ -224,16 +258,18 @@ struct sti_assigned {
 
 struct sti_consumer_config {
     uint32_t struct_size;
-    uint32_t fetch_bytes;     /* asked of a partition at a time; 1 MiB                        */
-    uint64_t prefetch_bytes;  /* held ready for poll: beyond it no further fetch is begun. At
-                                 most one more answer per partition comes on top; 16 MiB      */
+    uint32_t fetch_bytes;     /* of one message from a server; 1 MiB. A larger batch comes whole */
+    uint64_t prefetch_bytes;  /* held ready for poll: beyond it nothing is taken from the network.
+                                 At most one message of each server comes on top; 16 MiB      */
     uint64_t batch_bytes_max; /* a batch that inflates beyond it is refused; 256 MiB          */
-    uint32_t max_wait_ms;     /* a server holds a fetch without data so long; 5000            */
-    uint32_t timeout_ms;      /* a partition that cannot be read for so long is an error; 30000 */
+    uint32_t max_wait_ms;     /* a server without news says so after this; 5000               */
+    uint32_t timeout_ms;      /* a partition that cannot be read for so long is an error; and how
+                                 long a start from no offset may take to find; 30000          */
 };
 
-/* Some records of one partition, in the order of their offsets. Everything is borrowed until the
- * next call of sti_consumer_poll or sti_consumer_close. */
+/* Some records of one partition, in the order of their offsets: of one batch, at most 1024 at a
+ * time. Keys and values lie where they were received or decompressed; everything is borrowed until
+ * the next call of sti_consumer_poll or sti_consumer_close. */
 struct sti_records {
     uint32_t struct_size;
     int32_t partition;
@@ -245,29 +281,63 @@ struct sti_records {
 
 STI_CLIENT_API void sti_consumer_config_init(struct sti_consumer_config *config);
 
-/* Make a consumer that reads `count` partitions. Waits until starting points that are no offsets
- * are known, at most timeout_ms.
- * @return STI_OK, STI_E_INVALID_ARGUMENT (nothing assigned, a partition twice),
- * STI_E_UNKNOWN_TOPIC, STI_E_UNKNOWN_PARTITION, STI_E_UNAVAILABLE, STI_E_TIMED_OUT, STI_E_NO_MEMORY
- */
+/* Make a consumer, and assign partitions to it as sti_consumer_assign does; `count` may be 0. Its
+ * functions may be called by one thread at a time, sti_consumer_wakeup by any.
+ * @return as sti_consumer_assign; STI_E_INVALID_ARGUMENT also for a limit of 0 */
 STI_CLIENT_API int sti_consumer_new(struct sti_consumer **out, struct sti_client *client,
                                     const struct sti_consumer_config *config,
                                     const struct sti_assigned *assignments, size_t count,
                                     struct sti_err *err);
 
-/* Get the next records of any partition; waits for them for at most `timeout_ms`.
+/* Read these partitions as well; one that is assigned already begins anew where this says. Waits
+ * until starting points that are no offsets are known, at most timeout_ms. With an error nothing is
+ * assigned, except that memory may run out half-way.
+ * @return STI_OK, STI_E_INVALID_ARGUMENT (a partition twice), STI_E_UNKNOWN_TOPIC,
+ * STI_E_UNKNOWN_PARTITION, STI_E_UNAVAILABLE, STI_E_TIMED_OUT, STI_E_CANCELLED, STI_E_NO_MEMORY */
+STI_CLIENT_API int sti_consumer_assign(struct sti_consumer *consumer,
+                                       const struct sti_assigned *assignments, size_t count,
+                                       struct sti_err *err);
+
+/* Read a partition no further, and forget it with what is ready of it. All functions that name a
+ * partition return STI_E_NOT_FOUND for one that is not assigned. */
+STI_CLIENT_API int sti_consumer_unassign(struct sti_consumer *consumer, const char *topic,
+                                         int32_t partition, struct sti_err *err);
+
+/* Go on elsewhere in a partition that is assigned: what is ready of it is dropped, and one that had
+ * ended with an error is read again.
+ * @return as sti_consumer_assign; STI_E_NOT_FOUND */
+STI_CLIENT_API int sti_consumer_seek(struct sti_consumer *consumer, const struct sti_assigned *to,
+                                     struct sti_err *err);
+
+/* Hand nothing out of a partition until it is resumed. What was ready of it is dropped, and read
+ * again then. Pausing twice is pausing once. */
+STI_CLIENT_API int sti_consumer_pause(struct sti_consumer *consumer, const char *topic,
+                                      int32_t partition, struct sti_err *err);
+STI_CLIENT_API int sti_consumer_resume(struct sti_consumer *consumer, const char *topic,
+                                       int32_t partition, struct sti_err *err);
+
+/* The offset behind the last record that poll handed out: where a later consumer goes on. */
+STI_CLIENT_API int sti_consumer_position(struct sti_consumer *consumer, const char *topic,
+                                         int32_t partition, int64_t *offset, struct sti_err *err);
+
+/* Get the next records of any partition; waits for them for at most `timeout_ms`. Partitions with
+ * records ready take turns.
  *
  * The checksum of every batch is checked before the first of its records is handed out. An error of
  * one partition is returned once, after the records before it; that partition is then read no
- * further, the others are. `out->topic` and `out->partition` say which one; the message names
- * topic, partition and offset.
+ * further until a seek, the others are. `out->topic` and `out->partition` say which one; the
+ * message names topic, partition and offset.
  *
  * @return STI_OK with out->count >= 1; STI_E_WOULD_BLOCK (nothing within timeout_ms);
- * STI_E_DATA_LOSS (damaged or lost data); STI_E_OFFSET_OUT_OF_RANGE; STI_E_UNKNOWN_TOPIC; the last
- * error of a partition that could not be read for timeout_ms of the configuration
- * @thread one at a time */
+ * STI_E_CANCELLED (sti_consumer_wakeup); STI_E_DATA_LOSS (damaged or lost data);
+ * STI_E_OFFSET_OUT_OF_RANGE; STI_E_UNKNOWN_TOPIC; the last error of a partition that could not be
+ * read for timeout_ms of the configuration */
 STI_CLIENT_API int sti_consumer_poll(struct sti_consumer *consumer, uint32_t timeout_ms,
                                      struct sti_records *out, struct sti_err *err);
+
+/* Have the sti_consumer_poll that waits, or else the next one, return STI_E_CANCELLED. Any thread,
+ * also from a callback. */
+STI_CLIENT_API void sti_consumer_wakeup(struct sti_consumer *consumer);
 
 /* Stop reading and free the consumer. Not from a callback. NULL is allowed. */
 STI_CLIENT_API void sti_consumer_close(struct sti_consumer *consumer);
