@@ -58,6 +58,7 @@ struct run {
     int32_t partitions;
     uint64_t to_read; /* consume: records between the beginning and the end when it began */
     uint64_t started_us, measure_us, stop_us;
+    uint64_t real_us; /* added to a time gives the wall clock's */
     atomic_bool stopping, produced;
     _Atomic uint64_t acked, arrived;     /* also those of the warm-up */
     uint64_t shown_records, shown_bytes; /* for the live line */
@@ -170,7 +171,7 @@ static bool send_next(struct producer *p)
     struct sti_producer_record record = {.partition = p->partition,
                                          .value = value,
                                          .value_len = p->values.size,
-                                         .timestamp_ms = STI_TIMESTAMP_NOW,
+                                         .timestamp_ms = (int64_t)((due + p->run->real_us) / 1000u),
                                          .opaque = (void *)(uintptr_t)due};
     int rc = sti_producer_send(p->topic, &record, &err);
     if (rc != STI_OK) {
@@ -468,6 +469,7 @@ int bench_run(struct bench *bench)
     int rc = open_all(&run, &err);
     if (rc == STI_OK) {
         bool consumed = bench->consumers > 0;
+        run.real_us = cli_real_us() - cli_now_us();
         run.started_us = cli_now_us() + (bench->rate > 0 ? LEAD_US : 0);
         run.measure_us = run.started_us + (uint64_t)bench->warm_up_ms * 1000u;
         run.stop_us = bench->duration_s < 0

@@ -6,8 +6,9 @@
 
 #include "load.h"
 
-/* A step that is prime to the pool's length moves the windows against each other. */
-enum { POOL_BYTES = 4 << 20, POOL_STEP = 4093 };
+/* Windows follow each other, as what a program has just made does: reading them costs no more than
+ * that. A step that is prime to the pool's length moves those of the next turn against them. */
+enum { POOL_BYTES = 4 << 20, POOL_STEP = 1 };
 
 int load_values_init(struct load_values *values, size_t size, struct sti_err *err)
 {
