@@ -224,6 +224,7 @@ static int next_batch(struct tgr_decoding *d, struct writer *w, struct sti_batch
                            (unsigned long long)header.total_len);
     }
     int64_t base = header.base_offset, behind = sti_batch_last_offset(&header) + 1;
+    bool agrees = header.record_count == (int64_t)header.last_offset_delta + 1;
     struct sti_slice batch = sti_slice_borrow(data, (size_t)header.total_len);
     d->copied += owned == NULL ? 0 : header.total_len;
     rc = sti_batch_check(&batch, 1, STI_CHECK_CRC, header.total_len, &header, err);
@@ -235,7 +236,9 @@ static int next_batch(struct tgr_decoding *d, struct writer *w, struct sti_batch
         rc = decode_batch(d, w, iter, data, (size_t)header.total_len, err);
     }
     free(owned);
-    bool passed = rc == STI_OK || (w->len == 0 && rc != STI_E_END && rc != STI_E_NO_MEMORY);
+    /* A header whose checksum fails is believed only where it agrees with itself. */
+    bool told = rc != STI_E_DATA_LOSS || agrees;
+    bool passed = rc == STI_OK || (w->len == 0 && rc != STI_E_END && rc != STI_E_NO_MEMORY && told);
     if (passed) {
         d->next_offset = behind > begin ? behind : begin;
     }

@@ -24,7 +24,8 @@ struct tgr_decoding {
     bool one_at_least;  /* the first record comes even if it is larger */
     /* out */
     grpc_slice records;  /* repeated field 14 of a FetchResult; empty on failure; unref it */
-    int64_t next_offset; /* behind the records; on failure behind what cannot be decoded */
+    int64_t next_offset; /* behind the records; on failure behind what cannot be decoded, as far
+                            as its header can be believed */
     int32_t last_epoch;  /* of the batch of the last record, -1: none */
     uint64_t copied;     /* payload bytes */
 };

@@ -7,7 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOPICS_MAX = 64, PARTITIONS_MAX = 8 };
+#include "streamit/record_batch.h"
+
+enum { TOPICS_MAX = 64, PARTITIONS_MAX = 8, HELD_MAX = 256 };
 
 struct buffer {
     struct sti_slice_owner owner;
@@ -42,7 +44,9 @@ struct fake_broker {
     struct topic *topics[TOPICS_MAX];
     size_t topic_count;
     struct waiter *waiters;
-    struct sti_produce *held[64];
+    struct sti_produce *held[HELD_MAX];
+    struct sti_admit *waiting_for_room;
+    bool no_room;
     struct fake_broker_facts facts;
     uint64_t last_produce_us;
     uint64_t slices_out, cancels; /* atomic; copied to the facts */
@@ -303,7 +307,19 @@ static void produce_row(struct fake_broker *fb, struct sti_produce_row *row)
         row->retry_after_ms = 7;
         row->status = STI_E_THROTTLED;
     }
+    if (row->status == STI_OK && row->chain != NULL &&
+        sti_produce_chain_refuses(row->chain, row->chain_id, row->chain_answered) != 0) {
+        row->status = sti_err_set(&row->err, STI_E_PRECONDITION, "an earlier batch failed");
+        return;
+    }
     if (row->status != STI_OK) {
+        if (row->chain != NULL) {
+            sti_produce_chain_fail(row->chain, row->chain_id, row->chain_answered);
+        }
+        return;
+    }
+    if (strcmp(row->topic, "sink") == 0) {
+        row->base_offset = 0;
         return;
     }
     part->records =
@@ -311,7 +327,11 @@ static void produce_row(struct fake_broker *fb, struct sti_produce_row *row)
     if (part->records == NULL) {
         abort();
     }
-    part->records[part->count] = buffer_new(fb, row->slices, row->slice_count);
+    struct buffer *buffer = buffer_new(fb, row->slices, row->slice_count);
+    if (buffer->len > STI_BATCH_HEADER_LEN && buffer->bytes[16] == STI_BATCH_MAGIC) {
+        sti_batch_patch(buffer->bytes, (int64_t)part->count, buffer->len, 3);
+    }
+    part->records[part->count] = buffer;
     row->base_offset = (int64_t)part->count++;
     row->leader_epoch = 3;
     row->replicas = 1;
@@ -588,9 +608,33 @@ static int fake_find_leader(void *self, const struct sti_request *request, const
 
 static int fake_admit(void *self, struct sti_admit *admit)
 {
-    (void)self;
-    (void)admit;
-    return STI_OK;
+    struct fake_broker *fb = self;
+    pthread_mutex_lock(&fb->mu);
+    bool no_room = fb->no_room;
+    if (no_room) {
+        admit->next = fb->waiting_for_room;
+        fb->waiting_for_room = admit;
+        fb->facts.no_room++;
+    }
+    pthread_mutex_unlock(&fb->mu);
+    return no_room ? STI_E_THROTTLED : STI_OK;
+}
+
+void fake_broker_room(struct fake_broker *fb, bool room)
+{
+    pthread_mutex_lock(&fb->mu);
+    struct sti_admit *admit = room ? fb->waiting_for_room : NULL;
+    fb->no_room = !room;
+    if (room) {
+        fb->waiting_for_room = NULL;
+        fb->facts.no_room = 0;
+    }
+    pthread_mutex_unlock(&fb->mu);
+    while (admit != NULL) {
+        struct sti_admit *next = admit->next;
+        admit->resume(admit);
+        admit = next;
+    }
 }
 
 /* A token is the name of who bears it, but for "bad". */
@@ -634,7 +678,8 @@ const struct sti_iface *fake_broker_iface(void)
 
 struct fake_broker *fake_broker_new(const struct sti_host *host)
 {
-    static const char *const names[] = {"not-leader", "disk-full", "throttled", "hold", "order"};
+    static const char *const names[] = {"not-leader", "disk-full", "throttled",
+                                        "hold",       "order",     "sink"};
     struct fake_broker *fb = calloc(1, sizeof *fb);
     if (fb == NULL) {
         abort();

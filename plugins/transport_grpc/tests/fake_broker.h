@@ -3,10 +3,13 @@
  *
  * Produce appends whatever bytes a row carries as one record. Some topics exist only to provoke
  * answers: "not-leader", "disk-full", "throttled", "busy" (the call itself is refused), and "hold",
- * whose produce calls are answered by fake_broker_release().
+ * whose produce calls are answered by fake_broker_release(). Nothing is kept of what is produced to
+ * "sink".
  */
 #ifndef TRANSPORT_GRPC_FAKE_BROKER_H
 #define TRANSPORT_GRPC_FAKE_BROKER_H
+
+#include <stdbool.h>
 
 #include "streamit/broker.h"
 
@@ -16,6 +19,7 @@ struct fake_broker_facts {
     uint64_t produces, fetches, cancels; /* calls taken */
     uint64_t waiting;                    /* fetches that wait */
     uint64_t held;                       /* produce calls that wait for release */
+    uint64_t no_room;                    /* callers that wait for room */
     uint64_t slices_out;                 /* fetched slices whose reference is still held */
     uint64_t disorder; /* produced numbers that were not the successor, see below */
     char client_id[64], trace_id[64], peer[64], listener[64]; /* of the last call */
@@ -29,6 +33,8 @@ const struct sti_iface *fake_broker_iface(void);
 struct fake_broker_facts fake_broker_facts(struct fake_broker *fb);
 /* Answer the held produce calls. */
 void fake_broker_release(struct fake_broker *fb);
+/* Have room for produce calls, or none: those that ask are then told when there is again. */
+void fake_broker_room(struct fake_broker *fb, bool room);
 void fake_broker_topic(struct fake_broker *fb, const char *name, int32_t partitions);
 
 #endif /* TRANSPORT_GRPC_FAKE_BROKER_H */

@@ -138,7 +138,7 @@ static grpc_status_code find(grpc_channel *channel, Streamit__V1__Error *error)
 {
     Streamit__V1__FindLeaderRequest request = STREAMIT__V1__FIND_LEADER_REQUEST__INIT;
     struct test_call call;
-    request.topic = (char *)(uintptr_t)"orders";
+    request.topic = (char *)(uintptr_t) "orders";
     test_call_message(&call, channel, "/streamit.v1.StreamIt/FindLeader", &request.base);
     grpc_status_code status = call.status;
     if (error != NULL && call.error != NULL) {
