@@ -157,7 +157,8 @@ void brk_audit(struct broker *broker, const struct sti_topic_change *call, int o
         return;
     }
     bool done = status == STI_OK;
-    sti_log(broker->host, STI_LOG_INFO, done ? event : "topic_change_refused",
+    sti_log(broker->host, done ? STI_LOG_INFO | STI_LOG_EVERY : STI_LOG_INFO,
+            done ? event : "topic_change_refused",
             done          ? "a topic was changed as asked"
             : err == NULL ? sti_status_text(status)
                           : err->msg,

@@ -72,7 +72,7 @@ void krn_log_level_set(struct krn_log *log, int level)
 
 bool krn_log_enabled(const struct krn_log *log, int level)
 {
-    return level >= atomic_load_explicit(&log->level, memory_order_relaxed);
+    return (level & ~STI_LOG_EVERY) >= atomic_load_explicit(&log->level, memory_order_relaxed);
 }
 
 void krn_log_clock_set(struct krn_log *log, uint64_t (*clock_us)(int clock_id))
@@ -335,13 +335,15 @@ void krn_log_write_object(struct krn_log *log, int level, const char *component,
                           const char *msg, const struct sti_field *const *fields, const char *key,
                           const struct krn_log_pair *pairs, size_t pair_count)
 {
+    bool every = (level & STI_LOG_EVERY) != 0;
+    level &= ~STI_LOG_EVERY;
     if (!krn_log_enabled(log, level)) {
         return;
     }
-    uint64_t suppressed;
+    uint64_t suppressed = 0;
     const char *who = component == NULL ? "" : component, *what = event == NULL ? "" : event;
     pthread_mutex_lock(&log->mu);
-    bool pass = passes(log, who, what, &suppressed);
+    bool pass = every || passes(log, who, what, &suppressed);
     pthread_mutex_unlock(&log->mu);
     if (!pass) {
         return;

@@ -117,6 +117,10 @@ struct sti_requirement {
 
 enum sti_log_level { STI_LOG_DEBUG = 0, STI_LOG_INFO = 1, STI_LOG_WARN = 2, STI_LOG_ERROR = 3 };
 
+/* Or'ed to a level: this line is never thinned. For what must be found again one by one, such as
+ * who changed what; only where something else bounds how often it happens. */
+#define STI_LOG_EVERY 0x100
+
 enum sti_field_type {
     STI_FIELD_STR = 1,
     STI_FIELD_INT = 2,
@@ -308,7 +312,7 @@ struct sti_host {
     /* Write one log line. `event` is a stable snake_case id, `msg` a sentence; `fields` is NULL or
      * a NULL-terminated array. Never blocks for long and never fails: a line that cannot be written
      * is counted. The same event repeated too often is thinned, and the next line that passes says
-     * how many were left out. Any thread. */
+     * how many were left out, unless its level bears STI_LOG_EVERY. Any thread. */
     void (*log)(void *ctx, int level, const char *event, const char *msg,
                 const struct sti_field *const *fields);
     /* Would a line of this level be written? Ask before computing costly fields. */

@@ -1,0 +1,237 @@
+#!/usr/bin/python3
+"""Who may do what, and how much: an auth plugin from a file of its own, quotas, shares, the audit log."""
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import urllib.request
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+
+import harness  # noqa: E402
+import record_batch  # noqa: E402
+from grpc_client import Client, grpc, pb, status_error  # noqa: E402
+
+AUTH = os.path.join(harness.BUILD, "tests", "plugins", "auth_list.so")
+LIST = """
+  auth_list: {
+    file = "%s";
+    users: ( { token = "root-token"; principal = "User:root"; }, { token = "bob-token"; principal = "User:bob"; } );
+    rights: ( { principal = "User:root"; operation = "all"; }, { principal = "User:bob"; operation = "write"; topic = "in"; } %s );
+  };
+"""
+
+
+class Flow(harness.TestCase):
+    def config(self, broker="", plugins=""):
+        """etc/standalone.cfg with more in its groups."""
+        text = harness.read(harness.CONFIG).decode()
+        text, count = re.subn(r"(?m)^broker *[:=] *{", "broker: { " + broker, text)
+        text += "" if count else "\nbroker: { " + broker + " };\n"
+        text, count = re.subn(r"(?m)^plugins *[:=] *{", "plugins: { " + plugins, text)
+        self.assertEqual(count, 1)
+        path = self.path("node.cfg")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return path
+
+    def refused(self, call, *args, **kwargs):
+        with self.assertRaises(grpc.RpcError) as caught:
+            call(*args, timeout=30, **kwargs)
+        name, sentence, error = status_error(caught.exception)
+        return name, sentence, error
+
+    def metric(self, node, name):
+        return self.scrape(node).get(name, 0.0)
+
+    def scrape(self, node):
+        with urllib.request.urlopen(f"http://{node.http}/metrics", timeout=30) as page:
+            lines = page.read().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+class Rights(Flow):
+    def test_list(self):
+        broker = 'auth = "auth_list";'
+        node = self.node(config=self.config(broker, LIST % (AUTH, "")))
+        node.start()
+        root, bob = [("authorization", "Bearer root-token")], [("authorization", "Bearer bob-token"), ("x-client-id", "b")]
+        with Client(node) as client:
+            for name in ("in", "out"):
+                client.api.CreateTopic(pb.CreateTopicRequest(name=name, partitions=1), timeout=30, metadata=root)
+            batch = record_batch.encode([b"x"])
+            request = pb.ProduceRequest(acks=pb.ACKS_LEADER)
+            for name in ("in", "out", "nowhere"):
+                request.partitions.add(topic=name, batch=batch)
+            rows = client.api.Produce(request, timeout=30, metadata=bob).partitions
+            self.assertFalse(rows[0].HasField("error"))
+            self.assertEqual([r.error.code for r in rows[1:]], [pb.PERMISSION_DENIED] * 2)
+            self.assertEqual(rows[1].error.message, "User:bob may not write to topic out")
+            self.assertFalse(rows[1].error.retriable)
+            name, sentence, _ = self.refused(client.api.DescribeTopic, pb.DescribeTopicRequest(name="in"), metadata=bob)
+            self.assertEqual((name, sentence), ("PERMISSION_DENIED", "User:bob may not describe topic in"))
+            self.assertEqual(list(client.api.ListTopics(pb.ListTopicsRequest(), timeout=30, metadata=bob).topics), [])
+            self.assertEqual(len(client.api.ListTopics(pb.ListTopicsRequest(), timeout=30, metadata=root).topics), 2)
+            name, sentence, _ = self.refused(client.api.DeleteTopic, pb.DeleteTopicRequest(name="in"),
+                                             metadata=bob + [("x-trace-id", "trace-of-bob")])
+            self.assertEqual((name, sentence), ("PERMISSION_DENIED", "User:bob may not delete topic in"))
+            name, _, _ = self.refused(client.api.ListTopics, pb.ListTopicsRequest(), metadata=[("authorization", "Bearer nobody")])
+            self.assertEqual(name, "UNAUTHENTICATED")
+            stream = client.api.ProduceStream(iter([pb.ProduceStreamRequest(id=1)]), timeout=30,
+                                              metadata=[("authorization", "Bearer nobody")])
+            with self.assertRaises(grpc.RpcError) as caught:
+                list(stream)
+            self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAUTHENTICATED)
+            row = client.fetch("in", 0, 0)  # nobody has no rights, but is somebody
+            self.assertEqual(row.error.message, "User:anonymous may not read topic in")
+        line = next(entry for entry in node.logs() if entry.get("event") == "topic_change_refused")
+        self.assertEqual((line["principal"], line["client_id"], line["trace_id"], line["operation"], line["topic"], line["code"]),
+                         ("User:bob", "b", "trace-of-bob", "delete", "in", "PERMISSION_DENIED"))
+        self.assertTrue(line["peer"].startswith("127.0.0.1:"))
+        self.assertEqual([e["topic"] for e in node.logs() if e.get("event") == "topic_created"], ["in", "out"])
+        # A right that is given later holds from the next call on.
+        self.config(broker, LIST % (AUTH, ', { principal = "User:bob"; operation = "read"; topic = "in"; }'))
+        node.process.send_signal(signal.SIGHUP)
+        node.wait_log("reloaded")
+        with Client(node) as client:
+            fetched = client.api.Fetch(pb.FetchRequest(partitions=[pb.FetchPartition(topic="in")]), timeout=30, metadata=bob)
+            self.assertFalse(fetched.partitions[0].HasField("error"))
+
+    def test_plugin_that_is_not_named(self):
+        node = self.node(config=self.config("", LIST % (AUTH, "")))
+        node.start(wait=False)
+        self.assertNotEqual(node.process.wait(30), 0)
+        node._ended()
+        self.assertIn('set broker.auth = \\"auth_list\\"', node.log_text())
+
+
+class Quotas(Flow):
+    def put(self, client, count, size, client_id):
+        """Produce as a well-behaved client: wait as told. Returns seconds, and how often it was put off."""
+        batch = record_batch.encode([os.urandom(size)])
+        began, waits = time.monotonic(), 0
+        while count > 0:
+            request = pb.ProduceRequest(acks=pb.ACKS_LEADER)
+            request.partitions.add(topic="t", batch=batch)
+            row = client.api.Produce(request, timeout=30, metadata=[("x-client-id", client_id)]).partitions[0]
+            if row.HasField("error"):
+                self.assertEqual(row.error.code, pb.THROTTLED, row.error.message)
+                self.assertGreater(row.error.retry_after_ms, 0)
+                time.sleep(row.error.retry_after_ms / 1000)
+                waits += 1
+            else:
+                count -= 1
+        return time.monotonic() - began, waits
+
+    def test_rates_and_reload(self):
+        rows = 'quotas: ( { client_id = "slow"; produce_bytes_per_s = 100000; } ); quota_window_ms = 100;'
+        node = self.node(config=self.config(rows))
+        node.start()
+        with Client(node) as client:
+            client.create("t")
+            seconds, waits = self.put(client, 10, 10000, "slow")  # 100 KB, 10 KB of them at once
+            self.assertGreater(seconds, 0.6)
+            self.assertGreater(waits, 5)
+            self.assertEqual(self.put(client, 10, 10000, "fast")[1], 0)
+            name = 'streamit_quota_throttled_total{quota="produce_bytes_per_s",by="client_id"}'
+            self.assertEqual(self.metric(node, name), waits)
+            self.assertEqual(self.metric(node, "streamit_quota_entities"), 1)
+            self.config("")
+            node.process.send_signal(signal.SIGHUP)
+            node.wait_log("reloaded")
+            self.assertEqual(self.put(client, 20, 10000, "slow")[1], 0)
+            self.config('quotas: ( { client_id = "a"; principal = "b"; } );')
+            node.process.send_signal(signal.SIGHUP)
+            self.assertIn("expected either client_id or principal", str(node.wait_log("reload_refused")))
+            self.assertEqual(self.put(client, 20, 10000, "slow")[1], 0)
+        line = node.wait_log("quota_exceeded")
+        self.assertEqual((line["quota"], line["client_id"], line["per_s"]), ("produce_bytes_per_s", "slow", 100000))
+
+    def test_our_own_client_waits_as_told(self):
+        """The command line under a quota: slower, and complete."""
+        rows = 'quotas: ( { principal = "*"; produce_bytes_per_s = 200000; fetch_bytes_per_s = 400000; } ); quota_window_ms = 100;'
+        node = self.node(config=self.config(rows))
+        node.start()
+        self.cli(node, "create-topic", "--name", "t")
+        data = b"".join(b"%06d %s\n" % (i, b"x" * 90) for i in range(2000))  # 196 KB
+        began = time.monotonic()
+        self.cli(node, "produce", "--topic", "t", "--batch-bytes", "16384", data=data)
+        self.assertGreater(time.monotonic() - began, 0.5)
+        read = self.cli(node, "consume", "--topic", "t", "--from", "beginning", "--until-end")
+        self.assertEqual(read.out_bytes, data)
+        scraped = self.scrape(node)
+        for quota in ("produce_bytes_per_s", "fetch_bytes_per_s"):
+            self.assertGreater(scraped['streamit_quota_throttled_total{quota="%s",by="principal"}' % quota], 0)
+
+    def test_calls(self):
+        node = self.node(config=self.config('quotas: ( { client_id = "*"; requests_per_s = 1; } );'))
+        node.start()
+        with Client(node) as client:
+            seen = set()
+            for _ in range(20):
+                try:
+                    client.api.ListTopics(pb.ListTopicsRequest(), timeout=30, metadata=[("x-client-id", "busy")])
+                except grpc.RpcError as failure:
+                    name, sentence, error = status_error(failure)
+                    self.assertGreater(error.retry_after_ms, 0)
+                    seen.add((name, sentence, failure.code()))
+            self.assertEqual(seen, {("THROTTLED", 'client id "busy" is over its quota of requests_per_s = 1',
+                                     grpc.StatusCode.RESOURCE_EXHAUSTED)})
+            client.api.ListTopics(pb.ListTopicsRequest(), timeout=30, metadata=[("x-client-id", "calm")])
+
+    def test_many_ids(self):
+        """Ten thousand names cost the room of a hundred."""
+        rows = 'quotas: ( { client_id = "*"; requests_per_s = 1000; } ); quota_entities_max = 128;'
+        node = self.node(config=self.config(rows))
+        node.start()
+        with Client(node) as client:
+            for begin in range(0, 10000, 500):
+                calls = [client.api.ListTopics.future(pb.ListTopicsRequest(), timeout=60, metadata=[("x-client-id", f"c{i}")])
+                         for i in range(begin, begin + 500)]
+                for call in calls:
+                    call.result()
+        scraped = self.scrape(node)
+        self.assertLessEqual(scraped["streamit_quota_entities"], 128)
+        self.assertGreaterEqual(scraped["streamit_quota_evictions_total"], 10000 - 128)
+
+
+class Flood(Flow):
+    def test_polite_beside_a_flood(self):
+        """One connection sends as fast as it can and waits for nothing; another one, call by call, is always served."""
+        node = self.node(sets=["broker.inflight_bytes_max=1048576"])
+        node.start()
+        stop = threading.Event()
+        batch = record_batch.encode([os.urandom(60000)])
+        put_off = [0]
+
+        def flood():
+            with Client(node) as client:
+                while not stop.is_set():
+                    request = pb.ProduceRequest(acks=pb.ACKS_LEADER)
+                    request.partitions.add(topic="t", batch=batch)
+                    calls = [client.api.Produce.future(request, timeout=60) for _ in range(100)]
+                    put_off[0] += sum(call.result().partitions[0].error.code == pb.THROTTLED for call in calls)
+
+        with Client(node) as client:
+            client.create("t")
+            thread = threading.Thread(target=flood)
+            thread.start()
+            try:
+                end = time.monotonic() + 60
+                served = 0
+                while served < 50 or (put_off[0] == 0 and time.monotonic() < end):
+                    row = client.produce("t", 0, [b"polite"])
+                    self.assertFalse(row.HasField("error"), row)
+                    served += 1
+            finally:
+                stop.set()
+                thread.join(60)
+        self.assertGreater(put_off[0], 0)
+        self.assertEqual(self.metric(node, 'streamit_produce_throttled_total{limit="share"}'), put_off[0])
+
+
+if __name__ == "__main__":
+    harness.main()
