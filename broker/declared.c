@@ -19,7 +19,7 @@
 #include "broker/admin.h"
 #include "streamit/fault.h"
 
-enum { TEXT_MAX = 96, PURGE_LOOK_MS = 5, PURGE_WAIT_MS = 30000 };
+enum { TEXT_MAX = 96, PURGE_LOOK_MS = 5, PURGE_WAIT_MS = 10000 };
 
 /* A declaration as a call, with room for its settings; `texts` holds their keys and values. */
 struct declared_call {

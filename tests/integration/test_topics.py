@@ -2,6 +2,7 @@
 """Topics that a node makes by itself, settings that change while it serves, whose clock counts, and limits."""
 
 import os
+import random
 import signal
 import sys
 import threading
@@ -381,6 +382,75 @@ class Names(TestCase):
         self.assertEqual(wrong, [])
         self.assertLessEqual(refused, {"UNKNOWN_TOPIC"})
         self.assertEqual(os.listdir(os.path.join(node.data_dir, "storage_mmap")).count("t-0"), 0)
+
+
+class Storm(TestCase):
+    """Creations, deletions, alterations and topics on demand, of few names by many clients: the limits hold, every
+    refusal has its name, what is listed is what lies on disk, and a crash changes none of it."""
+
+    TOPICS, PARTITIONS = 4, 30
+    TYPED = {"OK", "ALREADY_EXISTS", "UNKNOWN_TOPIC", "UNKNOWN_PARTITION", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT",
+             "PRECONDITION"}
+
+    def step(self, client, rng):
+        """One call. @return codes"""
+        name, what = f"n{rng.randrange(6)}", rng.randrange(6)
+        clock = pb.ConfigEntry(key="message.timestamp.type", value=rng.choice(["CreateTime", "LogAppendTime"]))
+        calls = [lambda: client.create(name, partitions=rng.randrange(1, 9)),
+                 lambda: client.api.DeleteTopic(pb.DeleteTopicRequest(name=name)),
+                 lambda: client.api.AlterTopic(pb.AlterTopicRequest(name=name, partitions=rng.randrange(1, 12))),
+                 lambda: client.api.AlterTopic(pb.AlterTopicRequest(name=name, config=[clock])),
+                 lambda: client.api.FindLeader(pb.FindLeaderRequest(topic=name, partition=0))]
+        if what == len(calls):
+            rows = [client.produce(name, rng.randrange(3), [b"x" * 100]) for _ in range(5)]
+            return {pb.ErrorCode.Name(row.error.code) if row.HasField("error") else "OK" for row in rows}
+        try:
+            calls[what]()
+        except grpc.RpcError as error:
+            return {status_error(error)[0]}
+        return {"OK"}
+
+    def listed(self, client):
+        return {t.name: t.partitions for t in client.api.ListTopics(pb.ListTopicsRequest()).topics}
+
+    def test_it(self):
+        node = self.node(sets=["broker.auto_create_topics=true", f"broker.topics_max={self.TOPICS}",
+                               f"broker.partitions_max={self.PARTITIONS}"]).start()
+        seed, codes, wrong = harness.seed(), set(), []
+        end = time.monotonic() + (30 if harness.FULL else 1.5)
+
+        def run(worker):
+            rng = random.Random(seed + worker)
+            try:
+                with Client(node) as client:
+                    while time.monotonic() < end:
+                        codes.update(self.step(client, rng))
+            except BaseException as error:  # carried to the test's own thread
+                wrong.append(error)
+
+        threads = [threading.Thread(target=run, args=(w,)) for w in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        self.assertEqual(wrong, [])
+        self.assertLessEqual(codes, self.TYPED)
+        with Client(node) as client:
+            topics = self.listed(client)
+        self.assertLessEqual(len(topics), self.TOPICS)
+        self.assertLessEqual(sum(topics.values()), self.PARTITIONS)
+        folders = sorted(f"{name}-{i}" for name, count in topics.items() for i in range(count))
+        storage = os.path.join(node.data_dir, "storage_mmap")
+        self.until(lambda: sorted(f for f in os.listdir(storage) if f.startswith("n")) == folders)
+        node.kill()
+        node.start()
+        with Client(node) as client:
+            self.assertEqual(self.listed(client), topics)
+            for name, count in topics.items():
+                for partition in range(count):
+                    client.read(name, partition)
+        self.assertEqual(node.stop(), 0)
+        self.cli(None, "dump", "--verify", "--quiet", node.data_dir)
 
 
 if __name__ == "__main__":
