@@ -355,7 +355,7 @@ static const char **top_words(const struct krn_config *config)
     for (size_t i = 0; i < count; i++) {
         words[i + 2] = config->builtins[i];
     }
-    for (size_t i = 0; i < root_count; i++) {
+    for (size_t i = 0; config->roots != NULL && i < root_count; i++) {
         words[count + 2 + i] = config->roots[i];
     }
     return words;

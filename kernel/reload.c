@@ -36,8 +36,7 @@ static bool merge(struct krn_node *node, apr_pool_t *scratch, const char *sectio
         } else {
             krn_option_copy(opt, new_conf, old_conf);
             bool root = (opt->flags & STI_OPT_ROOT) != 0;
-            tell_waiting(node,
-                         root ? opt->key : apr_pstrcat(scratch, section, ".", opt->key, NULL),
+            tell_waiting(node, root ? opt->key : apr_pstrcat(scratch, section, ".", opt->key, NULL),
                          "the changed option waits for a restart");
         }
     }

@@ -126,7 +126,8 @@ static void test_bounds(void **state)
     assert_int_equal(produce_at(fix, 0, &err), STI_OK); /* as old as can be */
     assert_int_equal(produce_at(fix, now + 3500000, &err), STI_OK);
     assert_int_equal(produce_at(fix, now + 7200000, &err), STI_E_INVALID_TIMESTAMP);
-    snprintf(text, sizeof text, "t-0: timestamp %lld is ", (long long)(now + 7200000));
+    long long late = (long long)now + 7200000;
+    snprintf(text, sizeof text, "t-0: timestamp %lld is ", late);
     assert_non_null(strstr(err.msg, text));
     assert_non_null(strstr(err.msg, "ms ahead of this node's clock, "
                                     "message.timestamp.after.max.ms is 3600000"));
