@@ -27,7 +27,7 @@ static void host_log(void *ctx, int level, const char *event, const char *msg,
 
 static bool host_log_enabled(void *ctx, int level)
 {
-    return krn_log_enabled(services_of(ctx)->log, level);
+    return krn_log_enabled(services_of(ctx)->log, instance_of(ctx)->name, level);
 }
 
 static uint64_t host_clock_us(void *ctx, int clock_id)

@@ -21,6 +21,7 @@ enum {
     WINDOW_US = 1000000,   /* KRN_LOG_BURST lines of one event in this time */
     WAIT_MS = 50,          /* for room in the pipe                          */
     TEXT_BYTES_MAX = 1024, /* of one string                                 */
+    KEY_BYTES_MAX = 384,   /* of one field's name                           */
     CHUNK_BYTES = 4096     /* what a pipe takes in one piece: PIPE_BUF      */
 };
 
@@ -37,6 +38,9 @@ struct krn_log {
     pthread_mutex_t mu;
     int fd, format;
     _Atomic int level;
+    _Atomic int least;              /* of all levels: what is below needs no lock */
+    _Atomic size_t component_count; /* changed under mu */
+    struct krn_log_component components[KRN_LOG_COMPONENTS_MAX]; /* @locks mu */
     uint64_t (*clock_us)(int clock_id);
     struct slot slots[SLOTS];
     bool stuck; /* the last line found no room */
@@ -53,6 +57,7 @@ struct krn_log *krn_log_new(int fd, int format, int level)
         log->format = format;
         log->clock_us = krn_clock_us;
         atomic_init(&log->level, level);
+        atomic_init(&log->least, level);
     }
     return log;
 }
@@ -67,12 +72,43 @@ void krn_log_free(struct krn_log *log)
 
 void krn_log_level_set(struct krn_log *log, int level)
 {
-    atomic_store_explicit(&log->level, level, memory_order_relaxed);
+    krn_log_levels_set(log, level, NULL, 0);
 }
 
-bool krn_log_enabled(const struct krn_log *log, int level)
+void krn_log_levels_set(struct krn_log *log, int level, const struct krn_log_component *rows,
+                        size_t count)
 {
-    return (level & ~STI_LOG_EVERY) >= atomic_load_explicit(&log->level, memory_order_relaxed);
+    int least = level;
+    pthread_mutex_lock(&log->mu);
+    count = count < KRN_LOG_COMPONENTS_MAX ? count : KRN_LOG_COMPONENTS_MAX;
+    for (size_t i = 0; i < count; i++) {
+        log->components[i] = rows[i];
+        least = rows[i].level < least ? rows[i].level : least;
+    }
+    atomic_store_explicit(&log->component_count, count, memory_order_relaxed);
+    atomic_store_explicit(&log->level, level, memory_order_relaxed);
+    atomic_store_explicit(&log->least, least, memory_order_relaxed);
+    pthread_mutex_unlock(&log->mu);
+}
+
+bool krn_log_enabled(struct krn_log *log, const char *component, int level)
+{
+    level &= ~STI_LOG_EVERY;
+    if (level < atomic_load_explicit(&log->least, memory_order_relaxed)) {
+        return false;
+    }
+    int from = atomic_load_explicit(&log->level, memory_order_relaxed);
+    if (atomic_load_explicit(&log->component_count, memory_order_relaxed) > 0) {
+        pthread_mutex_lock(&log->mu);
+        size_t count = atomic_load_explicit(&log->component_count, memory_order_relaxed);
+        for (size_t i = 0; i < count; i++) {
+            if (strcmp(log->components[i].name, component) == 0) {
+                from = log->components[i].level;
+            }
+        }
+        pthread_mutex_unlock(&log->mu);
+    }
+    return level >= from;
 }
 
 void krn_log_clock_set(struct krn_log *log, uint64_t (*clock_us)(int clock_id))
@@ -182,13 +218,12 @@ static void time_text(uint64_t us, char *out, size_t size)
 /* A field never hides one of the line's own. */
 static void set_field(json_t *line, const char *key, json_t *value)
 {
-    char name[96], own[80];
-    (void)snprintf(own, sizeof own, "%.64s", key == NULL ? "" : key);
-    char cleaned[3 * TEXT_BYTES_MAX + 8];
-    (void)clean(own, cleaned);
-    bool taken = json_object_get(line, cleaned) != NULL;
-    (void)snprintf(name, sizeof name, "%s%.90s", taken ? "_" : "", cleaned);
-    (void)json_object_set_new_nocheck(line, name, value);
+    char own[KEY_BYTES_MAX + 1], name[3 * KEY_BYTES_MAX + 9]; /* "_" before the cleaned name */
+    (void)snprintf(own, sizeof own, "%s", key == NULL ? "" : key);
+    name[0] = '_';
+    (void)clean(own, name + 1);
+    bool taken = json_object_get(line, name + 1) != NULL;
+    (void)json_object_set_new_nocheck(line, taken ? name : name + 1, value);
 }
 
 static json_t *build(struct krn_log *log, int level, const char *component, const char *event,
@@ -337,11 +372,11 @@ void krn_log_write_object(struct krn_log *log, int level, const char *component,
 {
     bool every = (level & STI_LOG_EVERY) != 0;
     level &= ~STI_LOG_EVERY;
-    if (!krn_log_enabled(log, level)) {
-        return;
-    }
     uint64_t suppressed = 0;
     const char *who = component == NULL ? "" : component, *what = event == NULL ? "" : event;
+    if (!krn_log_enabled(log, who, level)) {
+        return;
+    }
     pthread_mutex_lock(&log->mu);
     bool pass = every || passes(log, who, what, &suppressed);
     pthread_mutex_unlock(&log->mu);

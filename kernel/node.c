@@ -20,8 +20,6 @@
 
 enum { PATH_BYTES_MAX = 4000, THREADS_LEAST = 4, THREADS_A_CORE = 2, THREADS_MAX = 1024 };
 
-static const char *const level_words[] = {"debug", "info", "warn", "error", NULL};
-
 static const struct sti_option opt_node_id = {
     .struct_size = sizeof(struct sti_option),
     .key = "node_id",
@@ -86,13 +84,23 @@ static const struct sti_option opt_log_level = {
     .type = STI_OPT_ENUM,
     .offset = offsetof(struct krn_node_conf, log_level),
     .def = "info",
-    .choices = level_words,
+    .choices = krn_level_words,
     .flags = STI_OPT_RELOADABLE,
     .help = "Least level of the log lines that are written."};
 
+static const struct sti_option opt_log_levels = {
+    .struct_size = sizeof(struct sti_option),
+    .key = "log_levels",
+    .type = STI_OPT_STRINGS,
+    .offset = offsetof(struct krn_node_conf, log_levels),
+    .flags = STI_OPT_RELOADABLE,
+    .help = "Levels of single components, each \"COMPONENT=LEVEL\": kernel, broker, or an "
+            "instance."};
+
 const struct sti_option *const krn_node_options[] = {
-    &opt_node_id,          &opt_data_dir,    &opt_plugin_dir, &opt_drain_timeout_ms,
-    &opt_executor_threads, &opt_metrics_max, &opt_log_level,  NULL};
+    &opt_node_id,          &opt_data_dir,         &opt_plugin_dir,
+    &opt_drain_timeout_ms, &opt_executor_threads, &opt_metrics_max,
+    &opt_log_level,        &opt_log_levels,       NULL};
 
 const char *krn_version(void)
 {
@@ -285,6 +293,9 @@ static int open_inner(struct krn_node *node, struct sti_err *err)
     }
     if (status == STI_OK) {
         status = load_all(node, config, err);
+    }
+    if (status == STI_OK) {
+        status = krn_log_levels_apply(node, &node->conf, false, err);
     }
     if (status == STI_OK) {
         status = krn_lifecycle_init(&node->life, node->pool, &node->registry, node->args.log, err);

@@ -16,6 +16,7 @@ struct krn_node_conf {
     int64_t node_id, drain_timeout_ms, executor_threads, metrics_max;
     const char *data_dir, *plugin_dir;
     int32_t log_level; /* enum sti_log_level */
+    struct sti_option_strings log_levels;
 };
 
 struct krn_node {
@@ -30,5 +31,14 @@ struct krn_node {
     struct krn_lifecycle life;
     struct krn_identity identity;
 };
+
+/* loglevels.c */
+extern const char *const krn_level_words[]; /* by enum sti_log_level; NULL-terminated */
+/* Check the levels of a configuration against the instances that there are, and let them hold
+ * unless `check_only`. @return STI_OK, STI_E_CONFIG */
+int krn_log_levels_apply(struct krn_node *node, const struct krn_node_conf *conf, bool check_only,
+                         struct sti_err *err);
+/* Copy the rows of node->conf into the node's own pool. */
+void krn_log_levels_keep(struct krn_node *node);
 
 #endif /* STREAMIT_KERNEL_NODE_INTERNAL_H */

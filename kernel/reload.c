@@ -114,6 +114,9 @@ static int read_changes(struct krn_node *node, apr_pool_t *scratch, struct krn_c
     if (status == STI_OK) {
         status = compare_instances(node, scratch, config, err);
     }
+    if (status == STI_OK) {
+        status = krn_log_levels_apply(node, *node_conf, true, err);
+    }
     return status == STI_OK ? krn_config_finish(config, err) : status;
 }
 
@@ -153,7 +156,8 @@ static void apply_node(struct krn_node *node, apr_pool_t *scratch, struct krn_no
 {
     if (merge(node, scratch, "node", krn_node_options, &node->conf, conf)) {
         node->conf = *conf;
-        krn_log_level_set(node->args.log, node->conf.log_level);
+        krn_log_levels_keep(node);
+        (void)krn_log_levels_apply(node, &node->conf, false, NULL); /* checked before */
     }
 }
 

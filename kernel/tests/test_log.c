@@ -48,6 +48,27 @@ static size_t read_all(char *buf, size_t size)
     return n > 0 ? (size_t)n : 0;
 }
 
+static void test_components_have_levels(void **state)
+{
+    (void)state;
+    char buf[4096];
+    const struct krn_log_component rows[] = {{"loud", STI_LOG_DEBUG}, {"quiet", STI_LOG_ERROR}};
+    open_log(KRN_LOG_JSON, STI_LOG_INFO);
+    krn_log_levels_set(log_, STI_LOG_INFO, rows, 2);
+    assert_true(krn_log_enabled(log_, "loud", STI_LOG_DEBUG));
+    assert_false(krn_log_enabled(log_, "quiet", STI_LOG_WARN));
+    assert_true(krn_log_enabled(log_, "quiet", STI_LOG_ERROR));
+    assert_false(krn_log_enabled(log_, "other", STI_LOG_DEBUG));
+    krn_log_write(log_, STI_LOG_WARN, "quiet", "e", "m", NULL);
+    assert_int_equal(read_all(buf, sizeof buf), 0);
+    krn_log_write(log_, STI_LOG_DEBUG, "loud", "e", "m", NULL);
+    assert_true(read_all(buf, sizeof buf) > 0);
+    krn_log_level_set(log_, STI_LOG_WARN); /* for all again */
+    assert_true(krn_log_enabled(log_, "quiet", STI_LOG_WARN));
+    assert_false(krn_log_enabled(log_, "loud", STI_LOG_INFO));
+    close_log();
+}
+
 static void test_json_line(void **state)
 {
     (void)state;
@@ -85,7 +106,7 @@ static void test_object_text_and_level(void **state)
     krn_log_event(log_, STI_LOG_DEBUG, "quiet", "not written");
     assert_int_equal(read_all(buf, sizeof buf), 0);
     krn_log_level_set(log_, STI_LOG_DEBUG);
-    assert_true(krn_log_enabled(log_, STI_LOG_DEBUG));
+    assert_true(krn_log_enabled(log_, "kernel", STI_LOG_DEBUG));
     krn_log_event(log_, STI_LOG_DEBUG, "quiet", "written");
     assert_true(read_all(buf, sizeof buf) > 0);
     close_log();
@@ -185,6 +206,7 @@ static void test_closed_reader_is_counted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_components_have_levels),
         cmocka_unit_test(test_json_line),
         cmocka_unit_test(test_object_text_and_level),
         cmocka_unit_test(test_repeats_are_thinned),

@@ -62,7 +62,7 @@ struct cfm_suite {
 
 /* NULL-terminated. */
 extern const struct cfm_suite *const cfm_suites[];
-extern const struct cfm_suite cfm_storage_suite;
+extern const struct cfm_suite cfm_storage_suite, cfm_metrics_suite;
 
 /* Bring a node up, over what data_dir holds, and take it down. Both fail the case when the plugin
  * does not follow. No thread is left after cfm_stop, so that the case may fork. */

@@ -15,7 +15,7 @@
 
 enum { EXIT_USAGE = 2 };
 
-const struct cfm_suite *const cfm_suites[] = {&cfm_storage_suite, NULL};
+const struct cfm_suite *const cfm_suites[] = {&cfm_storage_suite, &cfm_metrics_suite, NULL};
 
 static void print_help(void)
 {

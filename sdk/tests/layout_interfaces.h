@@ -481,7 +481,7 @@ LAYOUT_FIELD(sti_peer, hang_up, 56, 8);
 /* ---- metrics.h */
 
 LAYOUT_VALUE(STI_METRICS_MAJOR, 0);
-LAYOUT_VALUE(STI_METRICS_MINOR, 1);
+LAYOUT_VALUE(STI_METRICS_MINOR, 2);
 
 LAYOUT_SIZE(sti_metrics, 32);
 LAYOUT_FIELD(sti_metrics, iface, 0, 24);

@@ -120,7 +120,7 @@ class Refusals(Case):
         self.assertIn("chmod go-w", self.refused(others))
 
     def test_interfaces_and_options(self):
-        self.assertIn("no interface", self.refused(os.path.join(PLUGINS, "metrics_prom.so"), "--set", "port=0"))
+        self.assertIn("no interface", self.refused(os.path.join(PLUGINS, "replication_none.so")))
         self.assertIn("byts_max", self.refused(MEMORY, "--set", "byts_max=1M"))
         self.assertIn("bytes_max", self.refused(MEMORY, "--set", "bytes_max=1"))
 
