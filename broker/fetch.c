@@ -75,13 +75,16 @@ static void fetch_unref(struct brk_fetch *f)
 static void fetch_count(struct brk_fetch *f)
 {
     sti_metric_add(f->broker->metrics.fetch_bytes, f->bytes);
-    for (uint32_t i = 0; f->bytes > 0 && i < f->row_count; i++) {
+    uint64_t ok = 0;
+    for (uint32_t i = 0; i < f->row_count; i++) {
         struct brk_partition *part = f->rows[i].part;
+        ok += f->rows[i].row->status == STI_OK ? 1 : 0;
         if (part != NULL && f->rows[i].row->slice_count > 0) {
             (void)__atomic_fetch_add(&part->counts.fetched, f->rows[i].row->bytes,
                                      __ATOMIC_RELAXED);
         }
     }
+    sti_metric_add(f->broker->metrics.fetch_rows_ok, ok);
 }
 
 static void fetch_answer(struct brk_fetch *f)
@@ -117,7 +120,7 @@ static void row_fail(struct brk_fetch_row *row, int status, const struct sti_err
     row->row->last_stable = -1;
     row_retry_after(row->row, status == STI_E_UNAVAILABLE ? BRK_RETRY_AFTER_MS : 0);
     row->fetch->failed = true;
-    sti_metric_add(row->fetch->broker->metrics.fetch_rows_failed, 1);
+    brk_metrics_failed(row->fetch->broker, BRK_CALL_FETCH, status);
 }
 
 static bool fetch_cancelled(const struct brk_fetch *f)
@@ -528,6 +531,7 @@ static void read_done(struct sti_storage_read *op, int status, const struct sti_
                         (long long)op->offset, sti_status_text(status));
             err = &own;
         }
+        brk_metrics_trouble(row->part, BRK_CALL_FETCH, status, err);
         row_fail(row, status, err);
     }
     f->would_block = status == STI_E_WOULD_BLOCK;
@@ -685,7 +689,7 @@ static void fetch_put_off(struct broker *broker, struct sti_fetch *call, const c
         row->status = sti_err_set(&row->err, STI_E_THROTTLED, "%.80s-%d: %s", row->topic,
                                   row->partition, why);
         row_retry_after(row, retry_after_ms);
-        sti_metric_add(broker->metrics.fetch_rows_failed, 1);
+        brk_metrics_failed(broker, BRK_CALL_FETCH, row->status);
     }
     call->done(call);
 }

@@ -84,11 +84,16 @@ struct brk_conf {
     struct brk_disk_options disk;
 };
 
+/* Of calls that answer partition by partition. */
+enum brk_call { BRK_CALL_PRODUCE = 0, BRK_CALL_FETCH, BRK_CALLS };
+enum { BRK_CODES = 64 }; /* more than there are status codes */
+
 struct brk_metrics {
-    struct sti_metric *produce_requests, *produce_rows_ok, *produce_rows_failed;
+    struct sti_metric *produce_requests, *produce_rows_ok, *fetch_rows_ok;
     struct sti_metric *throttled_node, *throttled_share, *denied, *unauthenticated, *late;
     struct sti_metric *produce_bytes, *produce_batches, *produce_records, *appends, *appends_inline;
-    struct sti_metric *fetch_requests, *fetch_bytes, *fetch_rows_failed;
+    struct sti_metric *fetch_requests, *fetch_bytes;
+    _Atomic(struct sti_metric *) failed[BRK_CALLS][BRK_CODES]; /* made when first met */
     struct sti_metric *inflight_bytes, *acks_waiting, *fetches_parked;
     struct sti_metric *topics, *partitions, *partitions_offline, *trimmed_segments, *reopened;
     struct sti_metric *partitions_opening, *memory;
@@ -356,6 +361,11 @@ void brk_partition_opened(struct brk_partition *part, int state, const struct st
 
 /* metrics.c */
 void brk_metrics_register(struct broker *broker);
+/* A partition of a call was answered with an error. */
+void brk_metrics_failed(struct broker *broker, int call, int status);
+/* ... because a disk, descriptors or memory failed: say so in the log, where no event has. */
+void brk_metrics_trouble(const struct brk_partition *part, int call, int status,
+                         const struct sti_err *err);
 void brk_metrics_init(struct broker *broker);
 void brk_metrics_fini(struct broker *broker);
 /* Take part in visits from the start on, until the stop. */

@@ -8,6 +8,7 @@
  *
  * Cost. A visit looks once at each partition, under its lock: the way of a record pays nothing.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,13 @@
 #define OTHERS "*"
 
 /* ---- figures of the node ------------------------------------------------------------------- */
+
+static const struct {
+    const char *name, *help, *event;
+} answers[BRK_CALLS] = {{"streamit_produce_partitions_total",
+                         "Partitions of produce calls answered, by code", "append_failed"},
+                        {"streamit_fetch_partitions_total",
+                         "Partitions of fetch calls answered, by code", "read_failed"}};
 
 static struct sti_metric *metric(struct broker *broker, int type, const char *name,
                                  const char *labels, const char *help)
@@ -46,10 +54,10 @@ void brk_metrics_register(struct broker *broker)
     const int counter = STI_METRIC_COUNTER, gauge = STI_METRIC_GAUGE;
     m->produce_requests =
         metric(broker, counter, "streamit_produce_requests_total", NULL, "Produce calls taken");
-    m->produce_rows_ok = metric(broker, counter, "streamit_produce_partitions_total",
-                                "result=\"ok\"", "Partitions of produce calls, by result");
-    m->produce_rows_failed = metric(broker, counter, "streamit_produce_partitions_total",
-                                    "result=\"error\"", "Partitions of produce calls, by result");
+    m->produce_rows_ok = metric(broker, counter, answers[BRK_CALL_PRODUCE].name, "code=\"OK\"",
+                                answers[BRK_CALL_PRODUCE].help);
+    m->fetch_rows_ok = metric(broker, counter, answers[BRK_CALL_FETCH].name, "code=\"OK\"",
+                              answers[BRK_CALL_FETCH].help);
     m->throttled_node = metric(broker, counter, "streamit_produce_throttled_total",
                                "limit=\"inflight_bytes\"", "Produce calls put off by admission");
     m->throttled_share = metric(broker, counter, "streamit_produce_throttled_total",
@@ -75,8 +83,6 @@ void brk_metrics_register(struct broker *broker)
         metric(broker, counter, "streamit_fetch_requests_total", NULL, "Fetch calls taken");
     m->fetch_bytes = metric(broker, counter, "streamit_fetch_bytes_total", NULL,
                             "Bytes of record batches handed out");
-    m->fetch_rows_failed = metric(broker, counter, "streamit_fetch_partition_errors_total", NULL,
-                                  "Partitions of fetch calls answered with an error");
     m->reopened = metric(broker, counter, "streamit_partitions_reopened_total", NULL,
                          "Partitions that serve again after a failed write, sync or open");
     m->trimmed_segments = metric(broker, counter, "streamit_retention_segments_total", NULL,
@@ -104,6 +110,34 @@ void brk_metrics_register(struct broker *broker)
     m->memory = metric(broker, gauge, "streamit_broker_memory_bytes", NULL,
                        "Memory held for topics and partitions");
     brk_stages_register(&m->stages, host);
+}
+
+void brk_metrics_failed(struct broker *broker, int call, int status)
+{
+    unsigned code = status < 0 ? 0u - (unsigned)status : (unsigned)status;
+    if (code >= BRK_CODES) {
+        code = (unsigned)-STI_E_INTERNAL;
+    }
+    _Atomic(struct sti_metric *) *slot = &broker->metrics.failed[call][code];
+    struct sti_metric *found = atomic_load_explicit(slot, memory_order_acquire);
+    if (found == NULL) {
+        char labels[64];
+        (void)snprintf(labels, sizeof labels, "code=\"%s\"", sti_status_name(-(int)code));
+        found = metric(broker, STI_METRIC_COUNTER, answers[call].name, labels, answers[call].help);
+        atomic_store_explicit(slot, found, memory_order_release);
+    }
+    sti_metric_add(found, 1);
+}
+
+void brk_metrics_trouble(const struct brk_partition *part, int call, int status,
+                         const struct sti_err *err)
+{
+    if (status == STI_E_IO || status == STI_E_RESOURCE_EXHAUSTED || status == STI_E_NO_MEMORY) {
+        sti_log(part->broker->host, STI_LOG_WARN, answers[call].event,
+                err == NULL || err->msg[0] == '\0' ? sti_status_text(status) : err->msg,
+                STI_F_STR("topic", part->topic), STI_F_INT("partition", part->index),
+                STI_F_STR("code", sti_status_name(status)));
+    }
 }
 
 /* ---- figures of topics --------------------------------------------------------------------- */

@@ -504,6 +504,7 @@ static void append_done(struct sti_storage_append *op, int status, const struct 
         if (status == STI_E_DISK_FULL && op->bytes_needed == 0) {
             op->bytes_needed = part->append_bytes;
         }
+        brk_metrics_trouble(part, BRK_CALL_PRODUCE, status, &why);
         append_failed(part, rows, status, &why);
     }
     if (append_ended(part)) {

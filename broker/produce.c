@@ -118,7 +118,7 @@ void brk_produce_row_done(struct brk_produce_row *row, int status, const struct 
     if (status == STI_OK) {
         sti_metric_add(m->produce_rows_ok, 1);
     } else {
-        sti_metric_add(m->produce_rows_failed, 1);
+        brk_metrics_failed(p->broker, BRK_CALL_PRODUCE, status);
         if (err != NULL && err->msg[0] != '\0') {
             out->err = *err;
         } else {
@@ -314,7 +314,7 @@ static void produce_put_off(struct broker *broker, struct sti_produce *call, con
         row->status = sti_err_set(&row->err, STI_E_THROTTLED, "%.80s-%d: %s", row->topic,
                                   row->partition, why);
         row->retry_after_ms = retry_after_ms;
-        sti_metric_add(broker->metrics.produce_rows_failed, 1);
+        brk_metrics_failed(broker, BRK_CALL_PRODUCE, row->status);
     }
     call->done(call);
 }

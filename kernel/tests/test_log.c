@@ -154,8 +154,8 @@ static void test_repeats_are_thinned(void **state)
     read_all(buf, sizeof buf);
     assert_int_equal(count_lines(buf), 100);
     assert_non_null(strstr(buf, "\"level\":\"info\""));
-    assert_true(krn_log_enabled(log_, STI_LOG_INFO | STI_LOG_EVERY));
-    assert_false(krn_log_enabled(log_, STI_LOG_DEBUG | STI_LOG_EVERY));
+    assert_true(krn_log_enabled(log_, "kernel", STI_LOG_INFO | STI_LOG_EVERY));
+    assert_false(krn_log_enabled(log_, "kernel", STI_LOG_DEBUG | STI_LOG_EVERY));
     krn_log_stats(log_, &stats);
     assert_int_equal(stats.suppressed, 80);
     assert_int_equal(stats.dropped, 0);

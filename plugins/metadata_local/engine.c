@@ -21,7 +21,7 @@ enum engine_state {
 
 struct engine_metrics {
     struct sti_metric *commands, *syncs, *sync_failures, *refused, *snapshots, *snapshot_failures;
-    struct sti_metric *log_bytes, *index, *tail_bytes;
+    struct sti_metric *log_bytes, *index, *tail_bytes, *snapshots_damaged;
     struct sti_histogram *commit_us;
 };
 
@@ -73,6 +73,9 @@ static void metrics_init(struct mdl_engine *engine)
     m->snapshot_failures =
         host->metric(host->ctx, STI_METRIC_COUNTER, "streamit_metadata_snapshot_failures_total",
                      NULL, "Snapshots of the cluster state that failed.");
+    m->snapshots_damaged =
+        host->metric(host->ctx, STI_METRIC_COUNTER, "streamit_metadata_snapshots_damaged_total",
+                     NULL, "Damaged snapshots that a start passed over");
     m->log_bytes = host->metric(host->ctx, STI_METRIC_GAUGE, "streamit_metadata_log_bytes", NULL,
                                 "Length of the present command log.");
     m->index = host->metric(host->ctx, STI_METRIC_GAUGE, "streamit_metadata_index", NULL,
@@ -193,6 +196,7 @@ static void report_recovery(struct mdl_engine *engine)
     const struct sti_host *host = engine->host;
     const struct mdl_recovery *recovery = &engine->store.recovery;
     if (recovery->snapshots_damaged > 0) {
+        sti_metric_add(engine->metrics.snapshots_damaged, recovery->snapshots_damaged);
         sti_log(host, STI_LOG_WARN, "metadata_snapshot_damaged",
                 "a damaged snapshot was passed over; an older one and the logs behind it gave the "
                 "same state",

@@ -19,10 +19,12 @@ import shutil
 import sys
 import tempfile
 import time
+import unittest
 import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
+import faultfs  # noqa: E402
 import grpc_client  # noqa: E402
 import harness  # noqa: E402
 import record_batch  # noqa: E402
@@ -237,6 +239,7 @@ class Log(Case):
             with self.subTest(byte=at):
                 node.start()
                 self.is_damaged(node, batch.base_offset, batch.next_offset, os.path.basename(path), pos)
+                self.visible(node, "damage was found at the start")
                 if at % 2:
                     self.remedy_restore(node, path, good)
                 else:
@@ -252,7 +255,31 @@ class Log(Case):
                 node.start()
                 self.is_whole(node, batch.base_offset)
                 self.assertEqual(node.wait_log("tail_cut")["bytes"], batch.length)
+                self.visible(node, "an unfinished tail was cut")
             self.done(node)
+
+    @unittest.skipUnless(faultfs.available(), "no fault layer in this build")
+    def test_a_hole_after_a_reboot_is_cut(self):
+        """What lay behind it had not been synced: it is gone, and counted."""
+        base = self.fresh("killed")
+        node = self.node("rebooted")
+        layer = faultfs.Layer(self.folder, node.data_dir, boot_id="7f000000-0000-0000-0000-000000000001")
+        self.addCleanup(layer.close)
+        shutil.move(base.data_dir, node.data_dir)
+        pos, batch = self.batches(node, -1)[-3]
+        self.flip(node.segments("victim", 0)[-1], pos + 100)
+        node.prefix = layer.prefix()
+        node.start()
+        self.is_whole(node, batch.base_offset)
+        self.visible(node, "a log was cut at a hole after a reboot")
+
+    def test_a_reader_finds_damage(self):
+        node = self.fresh("stopped")
+        pos, _ = self.batches(node, 0)[5]
+        self.flip(node.segments("victim", 0)[0], pos + 7)
+        node.start()
+        self.consumer_is_told(node, 5 * RECORDS)
+        self.visible(node, "damage was found by a reader")
 
     def test_a_flip_that_nobody_has_read(self):
         """In a closed segment, or after an orderly end: no byte is read at the start, and a consumer is told when it comes
@@ -423,6 +450,7 @@ class Beside(Case):
         node.start()
         body = self.settled(node)
         self.assertIn("victim-0: its data is gone from storage storage_mmap", body)
+        self.visible(node, "a partition's folder is gone")
         with grpc_client.Client(node) as client:
             self.others_are_served(node, client)
             for row in (client.fetch("victim", 0, 0), client.produce("victim", 0, [b"x"])):
@@ -478,7 +506,7 @@ class NodeFiles(Case):
         out.pop("lock", None)
         return out
 
-    def refused(self, node, *words, status=1):
+    def refused(self, node, *words, status=1, failure="the metadata log was damaged"):
         before = self.tree(node)
         out = self.daemon(*node.args()[1:], timeout=harness.READY_S)
         self.assertEqual(out.status, status, repr(out))
@@ -486,6 +514,8 @@ class NodeFiles(Case):
         told = [line for line in lines if line.get("event") in ("start_failed", "refused")]
         self.assertEqual(len(told), 1, repr(out))
         self.assertEqual(told[0]["code"], "DATA_LOSS")
+        self.assertIn(f"exit {out.status}", harness.failures()[failure][0])
+        self.assertEqual(harness.failures()[failure][1], f"`{told[0]['event']}`")
         for word in words:
             self.assertIn(word, told[0]["message"])
         self.assertEqual(self.tree(node), before, "not a byte was changed, not a file deleted")
@@ -512,6 +542,18 @@ class NodeFiles(Case):
             file.write(good)  # the remedy
         node.start()
         self.is_whole(node)
+
+    def test_an_unfinished_frame_of_the_metadata_log(self):
+        """What a crash leaves of a command that nobody was told of: cut, logged, counted."""
+        node = self.fresh("killed")
+        path = self.metadata(node, "log-")[-1]
+        used = len(harness.read(path).rstrip(b"\0"))
+        with open(path, "r+b") as file:
+            file.seek(used - 8)
+            file.write(bytes(8))
+        node.start()
+        self.is_whole(node)
+        self.visible(node, "the last frame of the metadata log was unfinished")
 
     def test_the_metadata_log_cut_or_gone(self):
         for harm in ("header gone", "file gone with a topic in it"):
@@ -558,6 +600,7 @@ class NodeFiles(Case):
             with self.subTest(byte=at):
                 self.flip(snapshots[1], at)
                 node.start()
+                self.visible(node, "the newest metadata snapshot was damaged")
                 with grpc_client.Client(node) as client:
                     self.assertEqual([r.value for r in client.read("victim", 0)], values_of("victim", 0, BATCHES * RECORDS))
                     self.assertEqual(client.end("x29", 0), 0)
@@ -586,7 +629,7 @@ class NodeFiles(Case):
         for at in self.sample(range(len(good)), 6):
             with self.subTest(byte=at):
                 self.flip(path, at, 0x02)
-                self.refused(node, "the file identity is damaged")
+                self.refused(node, "the file identity is damaged", failure="the identity was damaged")
                 with open(path, "wb") as file:
                     file.write(good)
         for cut in self.sample(range(len(good)), 3):

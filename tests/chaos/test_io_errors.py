@@ -233,7 +233,7 @@ class Poison(Case):
             self.assertEqual(rule.hits, 1)
             syncs = layer.rule("sync", path="storage_mmap/t-0/*.log")
             self.assertEqual(metric(node, "streamit_storage_poisoned_total"), 1)
-            node.wait_log("partition_poisoned")
+            self.visible(node, "a write failed" if call == "write" else "a sync failed")
             for name in ("other", "r"):
                 self.assertIsNone(self.produce(client, name), "the others go on")
             row = client.fetch("t", 0, 3)
@@ -261,6 +261,7 @@ class Poison(Case):
             for rule in rules:
                 rule.clear()
             node.wait_log("partition_reopened")
+            self.visible(node, "a partition was opened again")
             self.assertIsNone(self.produce(client, "t"))
         self.assertEqual(metric(node, "streamit_partitions_reopened_total"), 1)
         self.verify_all(node)
@@ -291,6 +292,7 @@ class Exhaustion(Case):
             self.assertEqual(metric_or_none(node, "streamit_storage_poisoned_total"), 0, "nothing is broken")
             self.assertIsNone(self.produce(client, "other"), "open files serve on")
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+            self.visible(node, "no descriptors are left")
             rows = client.produce_rows([("many", p, record_batch.encode([b"y"])) for p in range(40)])
             self.assertEqual([row.error for row in rows if row.HasField("error")], [], "all serve again, without a restart")
             for partition in range(40):
@@ -332,6 +334,7 @@ class Exhaustion(Case):
                 self.assertIsNone(self.produce(client, name), "appends need no map")
             self.assertGreater(rule.hits, 0)
             rule.clear()
+        self.visible(node, "no maps are left")
         self.verify_all(node)
 
 
@@ -364,6 +367,7 @@ class ReadOnly(Case):
                 client.create("new")
             code, sentence, _ = grpc_client.status_error(caught.exception)
             self.assertIn(code, ("IO", "UNAVAILABLE"), sentence)
+            self.visible(node, "the file system turned read-only")
         node.stop()
         node.prefix = []
         node.start()
@@ -409,7 +413,8 @@ class SlowDisk(Case):
                     codes.append(pb.ErrorCode.Value(grpc_client.status_error(error)[0]))
 
     def test_queues_are_bounded_and_memory_topics_go_on(self):
-        node = self.node(sets=[f"broker.inflight_bytes_max={self.LIMIT}", "broker.produce_timeout_ms=500"])
+        node = self.node(sets=[f"broker.inflight_bytes_max={self.LIMIT}", "broker.produce_timeout_ms=500",
+                               "broker.slow_request_ms=200"])
         os.makedirs(node.data_dir)
         layer = self.under_layer(node)
         node.start()
@@ -438,6 +443,7 @@ class SlowDisk(Case):
                 for thread in threads:
                     thread.join(60)
             self.assertGreater(rules[0].hits, 0, "the disk was slow")
+            self.visible(node, "the disk is slow")
             self.assertLessEqual(most, self.LIMIT + (64 << 10), "bytes of calls that are not answered")
             self.assertLess(rss, 256 << 10, "KB of memory")
             self.assertLessEqual(set(codes), {pb.OK, pb.THROTTLED, pb.TIMED_OUT, pb.UNAVAILABLE}, "typed answers")

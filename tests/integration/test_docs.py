@@ -78,5 +78,22 @@ class Durability(unittest.TestCase):
         self.assertGreater(cells, 40)
 
 
+class Operations(unittest.TestCase):
+    """docs/OPERATIONS.md: each failure names the test that checks its row, and the test does."""
+
+    def test_every_row_is_checked_by_its_test(self):
+        with open(os.path.join(ROOT, "docs", "OPERATIONS.md"), encoding="utf-8") as file:
+            rows = [line.strip().strip("|").split(" | ") for line in file if line.startswith("| ") and "test_" in line]
+        self.assertGreater(len(rows), 20)
+        known = files()
+        for row in rows:
+            self.assertEqual(len(row), 5, row)
+            (file, test), = NAMED.findall(row[4])
+            self.assertEqual(len(known.get(file, [])), 1, file)
+            self.assertIn(test, tests_of(known[file][0]), row)
+            with open(known[file][0], encoding="utf-8") as source:
+                self.assertIn(row[0].strip(), source.read(), f"{file} does not look at this row")
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)

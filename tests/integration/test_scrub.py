@@ -86,6 +86,7 @@ class Scrub(harness.TestCase):
         self.host.wait_log("partition_offline")
         self.passes(1)
         self.assertEqual(self.sample("streamit_storage_scrub_damaged_total"), 1, "told once")
+        self.visible(self.host, "damage was found by the scrub")
         self.damaged()
         self.assertEqual(self.host.stop(), 0)
         self.host.start()
@@ -106,6 +107,7 @@ class Scrub(harness.TestCase):
         self.passes(1)
         self.assertEqual(harness.read(path), before)
         self.assertEqual(self.sample("streamit_storage_scrub_indexes_total"), 1)
+        self.visible(self.host, "an index was damaged")
         with grpc_client.Client(self.host) as client:
             self.assertEqual(client.produce("t", 0, [b"x"]).base_offset, RECORDS, "no damage")
 

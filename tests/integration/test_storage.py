@@ -72,6 +72,7 @@ class Memory(harness.TestCase):
             self.assertEqual([r.offset for r in client.read("m", 0)], list(range(count)), "what is there stays readable")
             out = self.cli(self.server, "produce", "--topic", "m", "--size", "100000", "--count", "100", status=1)
             self.assertIn("bytes_max = 4194304", self.error(out, "RESOURCE_EXHAUSTED"))
+            self.visible(self.server, "a topic in memory is full")
             client.create("d")
             self.assertEqual(client.produce("d", 0, [b"x" * 100000]).base_offset, 0, "other storage goes on")
             # The way out that needs no restart: room comes back with a topic that is deleted.
@@ -240,6 +241,9 @@ class Engine(harness.TestCase):
         self.assertEqual(out.status, status, repr(out))
         refusals = [line for line in out.err.splitlines() if '"event":"refused"' in line or '"event":"start_failed"' in line]
         self.assertEqual(len(refusals), 1, repr(out))
+        metrics, events, _, _ = harness.failures()["another engine was configured" if status == 2 else "an engine's label was damaged"]
+        self.assertIn(f"exit {out.status}", metrics)
+        self.assertIn('"event":"%s"' % events.strip("`"), refusals[0])
         self.first.config = self.path("first.cfg")
         return refusals[0]
 

@@ -18,6 +18,7 @@ import atexit
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +28,8 @@ import tempfile
 import threading
 import time
 import unittest
+import urllib.error
+import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.abspath(os.environ.get("STREAMIT_BUILD") or os.path.join(ROOT, "build"))
@@ -216,6 +219,24 @@ class Node:
         return [os.path.join(folder, n) for n in sorted(os.listdir(folder)) if n.endswith(".log")]
 
 
+def failures():
+    """The table of docs/OPERATIONS.md: failure -> its metrics, events, /ready, and the test that it names."""
+    with open(os.path.join(ROOT, "docs", "OPERATIONS.md"), encoding="utf-8") as file:
+        rows = [line.strip().strip("|").split(" | ") for line in file if line.startswith("| ") and "test_" in line]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in rows}
+
+
+def metric_sum(text, series):
+    """The sum over what a scrape has of a series, `name` or `name{label="value"}`; 0 when there is nothing."""
+    name, _, labels = series.rstrip("}").partition("{")
+    total = 0.0
+    for line in text.splitlines():
+        head, _, value = line.rpartition(" ")
+        if head.partition("{")[0] == name and all(label in head for label in filter(None, labels.split(","))):
+            total += float(value)
+    return total
+
+
 class Result:
     """What a run of the command line left: status, out and err as text, `json` the last line of out."""
 
@@ -328,6 +349,37 @@ class TestCase(unittest.TestCase):
         if status is not None:
             self.assertEqual(process.returncode, status, repr(result))
         return result
+
+    def http_get(self, node, path):
+        """Status and body, whatever the status."""
+        try:
+            with urllib.request.urlopen(f"http://{node.http}{path}", timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def visible(self, node, failure, timeout=20):
+        """The failure shows in metrics, log and /ready as its row of docs/OPERATIONS.md says."""
+        metrics, events, ready, _ = failures()[failure]
+        for event in re.findall(r"`(\w+)`", events):
+            node.wait_log(event, timeout)
+        if ready == "none":
+            return
+        status, condition = ready.partition(", ")[::2]
+        end, wrong = time.monotonic() + timeout, []
+        while True:
+            text = self.http_get(node, "/metrics")[1]
+            wrong = [f"{name} is {metric_sum(text, name)}" for name, zero in re.findall(r"`([^`]+)`( = 0)?", metrics)
+                     if (metric_sum(text, name) > 0) == bool(zero)]
+            code, body = self.http_get(node, "/ready")
+            listed = [c["condition"] for c in json.loads(body)["conditions"]]
+            expected = [] if condition == "nothing" else [condition.strip("`")]
+            if code != int(status) or not set(expected) <= set(listed) or (not expected and listed):
+                wrong.append(f"/ready is {code}, {body}")
+            if not wrong:
+                return
+            self.assertLess(time.monotonic(), end, f"{failure}: {wrong}")
+            time.sleep(0.05)
 
     def error(self, result, code):
         """`error: CODE: sentence` on standard error; returns the sentence."""
