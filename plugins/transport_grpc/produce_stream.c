@@ -345,6 +345,7 @@ static void on_produced(struct sti_produce *call)
     struct stream *stream = item->stream;
     struct tgr_rpc *rpc = stream->rpc;
     item_release(item);
+    tgr_rpc_ref(rpc); /* another thread may settle the stream as soon as the lock is free */
     pthread_mutex_lock(&rpc->mu);
     tgr_chains_drop(item->produce);
     list_remove(&stream->open, item);
@@ -352,6 +353,7 @@ static void on_produced(struct sti_produce *call)
     stream->answered_count++;
     write_start(stream);
     settle_unlock(stream);
+    tgr_rpc_unref(rpc);
 }
 
 /* ---- the runner ---- */
@@ -560,12 +562,14 @@ void tgr_produce_stream_handle(struct tgr_rpc *rpc)
     stream->rpc = rpc;
     stream->task.run = on_task;
     rpc->state = stream;
+    tgr_rpc_ref(rpc); /* of this function */
+    tgr_park(rpc);    /* first: the close may settle the stream at once */
     if (tgr_rpc_watch_close(rpc, on_close) != STI_OK) {
+        tgr_unpark(rpc);
+        tgr_rpc_unref(rpc);
         tgr_rpc_unref(rpc);
         return;
     }
-    tgr_rpc_ref(rpc); /* of this function */
-    tgr_park(rpc);
     pthread_mutex_lock(&rpc->mu);
     tgr_rpc_open(rpc);
     read_start(stream);

@@ -328,7 +328,9 @@ static void produce_row(struct fake_broker *fb, struct sti_produce_row *row)
         abort();
     }
     struct buffer *buffer = buffer_new(fb, row->slices, row->slice_count);
-    if (buffer->len > STI_BATCH_HEADER_LEN && buffer->bytes[16] == STI_BATCH_MAGIC) {
+    struct sti_batch_header header;
+    if (sti_batch_header_decode(buffer->bytes, buffer->len, &header, NULL) == STI_OK &&
+        header.total_len == buffer->len) {
         sti_batch_patch(buffer->bytes, (int64_t)part->count, buffer->len, 3);
     }
     part->records[part->count] = buffer;
