@@ -81,9 +81,13 @@ void brk_admission_leave(struct broker *broker, const struct sti_request *reques
     }
     atomic_fetch_sub(&broker->inflight_bytes, bytes);
     sti_metric_sub(broker->metrics.inflight_bytes, bytes);
+    if (!atomic_load(&broker->admit_waiting)) {
+        return;
+    }
     pthread_mutex_lock(&broker->admit_mu);
     struct sti_admit *admit = broker->admit_head;
     broker->admit_head = broker->admit_tail = NULL;
+    atomic_store(&broker->admit_waiting, false);
     pthread_mutex_unlock(&broker->admit_mu);
     while (admit != NULL) {
         struct sti_admit *next = admit->next;
@@ -92,14 +96,25 @@ void brk_admission_leave(struct broker *broker, const struct sti_request *reques
     }
 }
 
+static bool admit_waits(struct broker *broker, const struct sti_admit *admit)
+{
+    uint64_t now = atomic_load(&broker->inflight_bytes);
+    uint64_t own = admit->request == NULL ? 0 : share_of(broker, admit->request);
+    return limit_reached(broker, now, own, admit->bytes) != NULL;
+}
+
+/* Whoever finds no room says that somebody waits, and then looks once more: what leaves meanwhile
+ * is either seen by that look, or sees that somebody waits. */
 int brk_admit(void *self, struct sti_admit *admit)
 {
     struct broker *broker = self;
     int rc = STI_OK;
+    if (!admit_waits(broker, admit)) {
+        return STI_OK;
+    }
     pthread_mutex_lock(&broker->admit_mu);
-    uint64_t now = atomic_load(&broker->inflight_bytes);
-    uint64_t own = admit->request == NULL ? 0 : share_of(broker, admit->request);
-    if (limit_reached(broker, now, own, admit->bytes) != NULL) {
+    atomic_store(&broker->admit_waiting, true);
+    if (admit_waits(broker, admit)) {
         admit->next = NULL;
         if (broker->admit_tail != NULL) {
             broker->admit_tail->next = admit;

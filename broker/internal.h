@@ -179,6 +179,7 @@ struct broker {
     _Atomic uint64_t share[BRK_SHARE_ROWS][BRK_SHARE_COUNTERS]; /* of it, by connection */
     pthread_mutex_t admit_mu;
     struct sti_admit *admit_head, *admit_tail;
+    _Atomic bool admit_waiting; /* somebody may be in that list */
 
     pthread_cond_t settled_cond; /* with admin_mu */
     uint32_t under_way;          /* @locks admin_mu: opens and closes, and the retention timer */
