@@ -9,7 +9,7 @@
  * sink: the client sends a message, the server answers 16 bytes for each, and at most WINDOW
  * (default 1) are unanswered: the shape of a producer. source and sendfile: the client asks with 16
  * bytes, and gets a message; at most WINDOW are asked for ahead: the shape of a consumer. Messages
- * of a few bytes give the cost of a round trip. What is sent lies in a ring of 32 MiB, or in the
+ * of a few bytes give the cost of a round trip. What is sent lies in a ring of 256 MiB, or in the
  * file, so that it comes from no near cache; what is received goes into one buffer of 256 KiB.
  *
  * The server is a thread with an epoll loop and one connection, the client the main thread.
@@ -27,7 +27,7 @@
 
 #include "raw.h"
 
-enum { ANSWER_LEN = 16, READ_LEN = 256 << 10, RING_LEN = 32 << 20, WINDOW_MAX = 1024 };
+enum { ANSWER_LEN = 16, READ_LEN = 256 << 10, RING_LEN = 256 << 20, WINDOW_MAX = 1024 };
 
 static const char usage[] =
     "raw_tcp sink|source|sendfile BYTES MESSAGE [WINDOW [FILE]]   (MESSAGE at most 64 MiB)";
@@ -198,6 +198,21 @@ static int listen_on_loopback(struct sockaddr_in *address)
     return fd;
 }
 
+/* A pattern of 4 MiB, again and again: no cache but the last one knows. */
+static uint8_t *make_ring(void)
+{
+    enum { PATTERN = 4 << 20 };
+    uint8_t *pattern = raw_buffer(PATTERN), *ring = malloc(RING_LEN);
+    if (ring == NULL) {
+        raw_die("memory");
+    }
+    for (size_t pos = 0; pos < RING_LEN; pos += PATTERN) {
+        memcpy(ring + pos, pattern, PATTERN);
+    }
+    free(pattern);
+    return ring;
+}
+
 static void open_file(struct server *s, const char *path)
 {
     struct stat st;
@@ -240,7 +255,7 @@ int main(int argc, char **argv)
     }
     struct sockaddr_in address;
     pthread_t thread;
-    server.ring = raw_buffer(RING_LEN);
+    server.ring = make_ring();
     server.scratch = raw_buffer(READ_LEN);
     server.listener = listen_on_loopback(&address);
     errno = pthread_create(&thread, NULL, server_main, &server);
