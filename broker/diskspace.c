@@ -141,16 +141,11 @@ static bool take_in(struct brk_disk *disk, const struct sti_storage_space *space
     return level > was;
 }
 
-/* Look how much room there is. @param clock  the clock's look, which also lets retention run
- * @thread any executor thread */
-static void look(struct brk_disk *disk, bool clock)
+static void look_once(struct brk_disk *disk, bool clock)
 {
     struct broker *broker = disk->broker;
     struct sti_storage_space space = {.struct_size = sizeof space};
     struct sti_err err;
-    if (!disk->measured || atomic_exchange(&disk->looking, true)) {
-        return;
-    }
     sti_err_clear(&err);
     int rc = sti_storage_of(&disk->storage)->space(disk->storage.self, &space, &err);
     bool rose = rc == STI_OK && take_in(disk, &space);
@@ -166,12 +161,26 @@ static void look(struct brk_disk *disk, bool clock)
     bool retain = clock && atomic_load(&disk->level) != BRK_DISK_NORMAL &&
                   (rose || now >= disk->retention_due_us);
     disk->retention_due_us = retain ? now + RETENTION_EVERY_US : rose ? 0 : disk->retention_due_us;
-    atomic_store(&disk->looking, false);
     if (retain) {
         brk_retention_now(broker, disk);
     } else if (rose) {
         clock_now(broker);
     }
+}
+
+/* Look how much room there is. Who comes while another one looks leaves it to that one, which then
+ * looks again. @param clock  the clock's look, which also lets retention run
+ * @thread any executor thread */
+static void look(struct brk_disk *disk, bool clock)
+{
+    if (!disk->measured || atomic_fetch_add(&disk->looking, 1) > 0) {
+        return;
+    }
+    uint32_t asked;
+    do {
+        asked = atomic_load(&disk->looking);
+        look_once(disk, clock);
+    } while (!atomic_compare_exchange_strong(&disk->looking, &asked, 0));
 }
 
 /* ---- the clock ----------------------------------------------------------------------------- */

@@ -55,7 +55,7 @@ struct brk_disk {
     _Atomic uint64_t next_us;                 /* throttled: when the next append may come */
     _Atomic uint64_t refuse_below, refuse_until, gap_bytes;
     _Atomic uint64_t slow_until_us; /* no appends on a caller's thread before that */
-    _Atomic bool looking;           /* one at a time; whoever set it owns what follows */
+    _Atomic uint32_t looking; /* looks asked for: whoever makes it 1 does them, one at a time */
     bool look_failed;
     uint64_t retention_due_us;
     struct sti_metric *level_metric, *free_metric, *total_metric, *refused, *throttled;

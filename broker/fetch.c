@@ -38,7 +38,7 @@ struct brk_fetch {
     struct sti_fetch *call;
     struct brk_fetch *parked_next, *parked_prev; /* @locks parked shard */
     struct sti_task task;                        /* goes on on the executor */
-    struct sti_timer timer;
+    struct brk_wait wait;
     _Atomic uint32_t refs;
     _Atomic int state;
     _Atomic int read_step; /* see read_rows */
@@ -91,7 +91,7 @@ static void fetch_answer(struct brk_fetch *f)
 {
     struct broker *broker = f->broker;
     const struct sti_host *host = broker->host;
-    if (f->timer_armed && host->timer_cancel(host->ctx, &f->timer)) {
+    if (f->timer_armed && brk_wait_cancel(&broker->purgatory, &f->wait)) {
         fetch_unref(f);
     }
     uint64_t now = sti_now_us(host);
@@ -253,9 +253,9 @@ static void fetch_resume(struct brk_fetch *f)
     host->post(host->ctx, &f->task);
 }
 
-static void timer_run(struct sti_task *task)
+static void time_is_up(struct brk_wait *wait)
 {
-    struct brk_fetch *f = BRK_CONTAINER_OF(task, struct brk_fetch, timer.task);
+    struct brk_fetch *f = BRK_CONTAINER_OF(wait, struct brk_fetch, wait);
     atomic_store(&f->timer_armed, false); /* before the claim: whoever parks next arms it anew */
     if (fetch_claim(f)) {
         fetch_resume(f);
@@ -286,7 +286,7 @@ static void fetch_park(struct brk_fetch *f, bool some)
         atomic_fetch_add(&f->refs, 1);
         atomic_store(&f->timer_armed, true);
         /* The first time is for the records, the last for the opening. */
-        host->timer_arm(host->ctx, &f->timer, now < f->due_us ? f->due_us : due);
+        brk_wait_arm(&f->broker->purgatory, &f->wait, now < f->due_us ? f->due_us : due);
     }
     bool cancelled = fetch_cancelled(f);
     atomic_store(&f->state, FETCH_PARKED);
@@ -727,7 +727,7 @@ static struct brk_fetch *fetch_new(struct broker *broker, struct sti_fetch *call
     f->call = call;
     f->row_count = call->row_count;
     f->task.run = fetch_task_run;
-    f->timer.task.run = timer_run;
+    f->wait.expire = time_is_up;
     f->started_us = now_us;
     f->times.mark_us = now_us;
     f->due_us = now_us + wait_ms * 1000u;

@@ -28,6 +28,7 @@
 
 #include "broker/cluster/catalog.h"
 #include "broker/diskspace.h"
+#include "broker/purgatory.h"
 #include "broker/quota.h"
 #include "broker/settings.h"
 #include "broker/stages.h"
@@ -172,6 +173,7 @@ struct broker {
     struct brk_parked_shard parked[BRK_SHARDS];
 
     struct brk_opening opening;
+    struct brk_purgatory purgatory;
 
     struct quota quota;
 
@@ -466,7 +468,7 @@ struct brk_produce {
     struct sti_produce *call;
     _Atomic uint32_t pending; /* rows, and one for the submission itself */
     _Atomic uint32_t refs;
-    struct sti_timer timer;
+    struct brk_wait wait;
     bool timer_armed;
     uint32_t row_count;
     uint64_t started_us, bytes;

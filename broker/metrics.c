@@ -93,6 +93,10 @@ void brk_metrics_register(struct broker *broker)
                              "Appended batches that wait for their acks");
     m->fetches_parked =
         metric(broker, gauge, "streamit_fetch_parked", NULL, "Fetch calls that wait for data");
+    broker->purgatory.waits = metric(broker, gauge, "streamit_purgatory_waits", NULL,
+                                     "Calls that wait for records or acks, and have a time limit");
+    broker->purgatory.expired = metric(broker, counter, "streamit_purgatory_expired_total", NULL,
+                                       "Of such calls, those whose time was up");
     m->topics = metric(broker, gauge, "streamit_topics", NULL, "Topics");
     m->partitions = metric(broker, gauge, "streamit_partitions", NULL, "Partitions");
     m->partitions_offline = metric(broker, gauge, "streamit_partitions_offline", NULL,

@@ -46,6 +46,7 @@ static int broker_create(const struct sti_host *host, const void *conf, void **s
     brk_table_init(broker);
     brk_opening_init(broker);
     brk_reopen_init(broker);
+    brk_purgatory_init(&broker->purgatory, host);
     brk_metrics_init(broker);
     cat_init(&broker->catalog, &brk_observer, broker);
     *self = broker;
@@ -58,6 +59,7 @@ static void broker_destroy(void *self)
     brk_table_fini(broker);
     brk_opening_fini(broker);
     brk_reopen_fini(broker);
+    brk_purgatory_fini(&broker->purgatory);
     brk_metrics_fini(broker);
     cat_fini(&broker->catalog);
     brk_disk_free(broker);
@@ -135,6 +137,7 @@ static int broker_stop(void *self, uint32_t deadline_ms, struct sti_err *err)
     brk_metrics_stop(broker);
     atomic_store(&broker->state, BRK_STOPPED);
     bool all = brk_close_all(broker, deadline_ms);
+    brk_purgatory_stop(&broker->purgatory);
     sti_metadata_of(&broker->metadata)->close(broker->metadata.self);
     return all ? STI_OK
                : sti_err_set(err, STI_E_TIMED_OUT, "partitions were still being closed after %u ms",

@@ -7,7 +7,7 @@
  *
  * Lifetimes. A call has one block of memory. `pending` counts rows without a result, plus one for
  * the submission itself, so that the call cannot be answered while rows are still being queued;
- * `refs` keeps the block for the timer's task, which may run late.
+ * `refs` keeps the block for the end of its time, which may be told late.
  *
  * Putting off. A call that the quotas of its client (quota.c) or the bytes under way (admission.c)
  * do not allow now is answered THROTTLED, in every row and without looking at it. A disk that fills
@@ -95,7 +95,7 @@ static void produce_settle(struct brk_produce *p)
     if (atomic_fetch_sub_explicit(&p->pending, 1, memory_order_acq_rel) != 1) {
         return;
     }
-    if (p->timer_armed && host->timer_cancel(host->ctx, &p->timer)) {
+    if (p->timer_armed && brk_wait_cancel(&broker->purgatory, &p->wait)) {
         produce_unref(p);
     }
     uint64_t now = sti_now_us(host);
@@ -143,9 +143,9 @@ static uint64_t produce_due_us(const struct brk_produce *p)
 
 /* The acks did not come in time: take out what storage does not hold. A row that storage works on
  * is answered by storage. */
-static void timer_run(struct sti_task *task)
+static void time_is_up(struct brk_wait *wait)
 {
-    struct brk_produce *p = BRK_CONTAINER_OF(task, struct brk_produce, timer.task);
+    struct brk_produce *p = BRK_CONTAINER_OF(wait, struct brk_produce, wait);
     for (uint32_t i = 0; i < p->row_count; i++) {
         struct brk_produce_row *row = &p->rows[i];
         struct sti_err err;
@@ -289,7 +289,7 @@ static struct brk_produce *produce_new(struct broker *broker, struct sti_produce
     p->row_count = call->row_count;
     atomic_init(&p->pending, call->row_count + 1);
     atomic_init(&p->refs, 1);
-    p->timer.task.run = timer_run;
+    p->wait.expire = time_is_up;
     p->started_us = now_us;
     p->slices = (struct sti_slice *)(void *)((char *)p->rows + rows_len);
     uint32_t first = 0;
@@ -402,7 +402,7 @@ int brk_produce(void *self, struct sti_produce *call, struct sti_err *err)
     if (atomic_load(&p->pending) > 1) {
         atomic_fetch_add(&p->refs, 1); /* the timer's */
         p->timer_armed = true;
-        host->timer_arm(host->ctx, &p->timer, produce_due_us(p));
+        brk_wait_arm(&broker->purgatory, &p->wait, produce_due_us(p));
     }
     produce_settle(p);
     return STI_OK;

@@ -18,7 +18,7 @@
 
 /* ---- options of group `node` --------------------------------------------------------------- */
 
-enum { PATH_BYTES_MAX = 4000, THREADS_LEAST = 4, THREADS_A_CORE = 2, THREADS_MAX = 1024 };
+enum { PATH_BYTES_MAX = 4000, THREADS_LEAST = 16, THREADS_A_CORE = 2, THREADS_MAX = 1024 };
 
 static const struct sti_option opt_node_id = {
     .struct_size = sizeof(struct sti_option),
@@ -68,7 +68,7 @@ static const struct sti_option opt_executor_threads = {
     .min = 0,
     .max = THREADS_MAX,
     .help = "Most threads that run appends, cold reads and other work, started as needed; 0 stands "
-            "for two a core and at least four."};
+            "for two a core and at least sixteen: they wait for disks more than they run."};
 static const struct sti_option opt_metrics_max = {
     .struct_size = sizeof(struct sti_option),
     .key = "metrics_max",
