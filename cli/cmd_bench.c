@@ -129,25 +129,25 @@ static void print_text(const struct bench *b)
 }
 
 /* @return CLI_OK, or after printing the error CLI_FAILED */
-static int keep_histograms(const struct bench *b, const char *path)
+static int file_error(const char *path)
 {
     struct sti_err err;
-    FILE *file = fopen(path, "we");
-    if (file != NULL) {
-        (void)fputs("{\"ack_us\":", file);
-        histogram_write_json(&b->ack_us, file);
-        (void)fputs(",\"late_us\":", file);
-        histogram_write_json(&b->late_us, file);
-        (void)fputs(",\"end_to_end_us\":", file);
-        histogram_write_json(&b->delivered_us, file);
-        (void)fputs("}\n", file);
-    }
-    bool bad = file == NULL || ferror(file) != 0;
-    if ((file != NULL && fclose(file) != 0) || bad) {
-        return cli_error(STI_E_IO,
-                         (sti_err_set(&err, STI_E_IO, "%s: %s", path, strerror(errno)), &err));
-    }
-    return CLI_OK;
+    (void)sti_err_set(&err, STI_E_IO, "%s: %s", path, strerror(errno));
+    return cli_error(STI_E_IO, &err);
+}
+
+/* Write all latencies, and close the file. @return as file_error */
+static int keep_histograms(const struct bench *b, FILE *file, const char *path)
+{
+    (void)fputs("{\"ack_us\":", file);
+    histogram_write_json(&b->ack_us, file);
+    (void)fputs(",\"late_us\":", file);
+    histogram_write_json(&b->late_us, file);
+    (void)fputs(",\"end_to_end_us\":", file);
+    histogram_write_json(&b->delivered_us, file);
+    (void)fputs("}\n", file);
+    bool bad = ferror(file) != 0;
+    return fclose(file) != 0 || bad ? file_error(path) : CLI_OK;
 }
 
 /* ---- options ------------------------------------------------------------------------------- */
@@ -318,8 +318,15 @@ static const char *option_name(int option)
 
 static int measure(struct bench *b, const char *histogram)
 {
+    FILE *file = NULL;
     if (cli_connect(b->cli) != CLI_OK) {
         return CLI_FAILED;
+    }
+    if (histogram != NULL) {
+        file = fopen(histogram, "we"); /* now: a run is not worth a name that cannot be written */
+        if (file == NULL) {
+            return file_error(histogram);
+        }
     }
     int rc = bench_run(b), kept = CLI_OK;
     if (rc != STI_OK) {
@@ -330,8 +337,8 @@ static int measure(struct bench *b, const char *histogram)
     } else {
         print_text(b);
     }
-    if (histogram != NULL) {
-        kept = keep_histograms(b, histogram);
+    if (file != NULL) {
+        kept = keep_histograms(b, file, histogram);
     }
     return cli_interrupted ? CLI_INTERRUPTED : rc == STI_OK ? kept : CLI_FAILED;
 }

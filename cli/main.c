@@ -78,6 +78,24 @@ static const struct cli_command *command_find(int argc, char **argv, int *words)
     return NULL;
 }
 
+/* Is it the first word of commands that have two? Says which ones there are. */
+static bool half_a_command(const struct cli *cli, const char *word)
+{
+    char list[256] = "";
+    size_t len = strlen(word);
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        const char *name = commands[i]->name;
+        if (strncmp(name, word, len) == 0 && name[len] == ' ') {
+            size_t used = strlen(list);
+            snprintf(list + used, sizeof list - used, "%s%s", used == 0 ? "" : ", ", name);
+        }
+    }
+    if (list[0] != '\0') {
+        (void)cli_usage(cli, "\"%s\" is half a command: there is %s", word, list);
+    }
+    return list[0] != '\0';
+}
+
 static int run(struct cli *cli, int argc, char **argv)
 {
     static const struct option options[] = {
@@ -113,6 +131,9 @@ static int run(struct cli *cli, int argc, char **argv)
         return cli_usage(cli, "no command given");
     }
     cli->command = command_find(argc, argv, &words);
+    if (cli->command == NULL && half_a_command(cli, argv[0])) {
+        return CLI_USAGE;
+    }
     if (cli->command == NULL) {
         return cli_usage(cli, "unknown command \"%s\"", argv[0]);
     }

@@ -89,6 +89,10 @@ class Bench(harness.TestCase):
                             (["produce", "--count", "0"], "--count: expected"), (["produce", "--acks", "all"], "--acks: ")):
             with self.subTest(args=args):
                 self.assertIn(words, self.bench(*args, status=2).err)
+        self.assertIn("there is bench produce, bench consume, bench latency, bench end-to-end", self.cli(None, "bench", status=2).err)
+        bad = self.bench("produce", "--count", "1", "--histogram", "/nowhere/at/all", status=1)
+        self.assertIn("/nowhere/at/all", self.error(bad, "IO"))
+        self.assertEqual((bad.out, self.stored()), ("", 0))
         self.error(self.bench("consume", status=1), "INVALID_ARGUMENT")
         self.error(self.bench("end-to-end", "--count", "1", "--consumers", "5", status=1), "INVALID_ARGUMENT")
         missing = self.cli(self.server, "bench", "produce", "--topic", "none", "--count", "1", status=1)
