@@ -292,12 +292,11 @@ static void find_storage_visit(void *arg, const struct sti_binding *binding)
              binding->name);
 }
 
-/* The instance must be there, and keep what the flush policy promises. */
-static int storage_check(struct broker *broker, const struct set_values *values,
-                         struct sti_err *err)
+int brk_topic_storage_check(const struct sti_host *host, const struct set_values *values,
+                            struct sti_err *err)
 {
     struct find_storage find = {.name = values->storage};
-    broker->host->each(broker->host->ctx, STI_STORAGE_ID, find_storage_visit, &find);
+    host->each(host->ctx, STI_STORAGE_ID, find_storage_visit, &find);
     if (find.vt == NULL) {
         return sti_err_set(err, STI_E_NOT_FOUND, "no storage instance \"%s\"; this node has %s",
                            values->storage, find.known[0] == '\0' ? "none" : find.known);
@@ -540,7 +539,7 @@ static int create_check(struct broker *broker, struct sti_topic_change *call,
 {
     struct set_values values;
     set_resolve(&broker->conf->defaults, settings, call->config_count, &values);
-    int rc = storage_check(broker, &values, err);
+    int rc = brk_topic_storage_check(broker->host, &values, err);
     if (rc == STI_OK) {
         rc = brk_disk_create(broker, values.storage, call->name, err);
     }
@@ -651,7 +650,7 @@ static int alter_fits(struct broker *broker, const struct sti_topic_change *call
     }
     set_resolve(&broker->conf->defaults, probe.settings, probe.setting_count, &values);
     int rc = probe.settings == NULL ? sti_err_set(err, STI_E_NO_MEMORY, "out of memory")
-                                    : storage_check(broker, &values, err);
+                                    : brk_topic_storage_check(broker->host, &values, err);
     if (rc == STI_OK && call->partitions > cat->partition_count) {
         rc = brk_disk_create(broker, values.storage, call->name, err);
     }

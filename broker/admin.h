@@ -15,6 +15,10 @@ int brk_topic_name_check(const char *name, struct sti_err *err);
 /* Settings by themselves: known, in range, none twice; in an alteration a NULL value stands for the
  * default. @return STI_OK, STI_E_INVALID_ARGUMENT, STI_E_UNSUPPORTED */
 int brk_topic_settings_check(const struct sti_topic_change *call, bool alter, struct sti_err *err);
+/* The instance that keeps a topic of these settings must be there, and keep what their flush policy
+ * promises. From `create` on. @return STI_OK, STI_E_NOT_FOUND, STI_E_UNSUPPORTED */
+int brk_topic_storage_check(const struct sti_host *host, const struct set_values *values,
+                            struct sti_err *err);
 /* A creation or alteration was applied: what it takes is in the catalogue now and no longer kept
  * for it. @locks admin_mu held */
 void brk_change_applied(struct broker *broker, const struct cat_topic *topic);

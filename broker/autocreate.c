@@ -127,6 +127,13 @@ int brk_auto_create(struct broker *broker, const struct sti_request *request, co
     if (entry == NULL) {
         return rc;
     }
+    if (request != NULL) {
+        sti_log(broker->host, STI_LOG_INFO, "topic_auto_create",
+                "somebody asks for a topic that is not there; it is being made",
+                STI_F_STR("topic", name), STI_F_STR("principal", request->principal),
+                STI_F_STR("client_id", request->client_id), STI_F_STR("peer", request->peer),
+                STI_F_STR("trace_id", request->trace_id));
+    }
     brk_topic_create(broker, &entry->call);
     rc = sti_err_set(err, STI_E_UNAVAILABLE, "topic %s is being created; try again", name);
     pthread_mutex_lock(&broker->admin_mu);

@@ -1,7 +1,7 @@
 /* declared.c -- the topics that the configuration declares.
  *
  * What can be told from the configuration alone is checked when the broker is created, so that
- * `--check` says it too; whether the storage instance of a topic is there shows at the start. A
+ * `--check` says it too. A
  * topic that is missing is made before the node is ready. One that is there is left as it is,
  * whatever the configuration says: what differs is a warning that names it, because a change of
  * partitions or retention that nobody asked for by its own command would be a surprise.
@@ -96,8 +96,28 @@ static int call_init(struct declared_call *d, const struct brk_declared *row, st
     return STI_OK;
 }
 
+/* Where it is to be kept. */
+static int storage_check(const struct sti_host *host, const struct brk_conf *conf,
+                         const struct declared_call *d, struct sti_err *err)
+{
+    struct set_values values;
+    uint32_t count = d->call.config_count;
+    struct cat_setting *own = calloc(count + 1u, sizeof *own);
+    if (own == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "out of memory");
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        own[i] = (struct cat_setting){.key = (char *)(uintptr_t)d->entries[i].key,
+                                      .value = (char *)(uintptr_t)d->entries[i].value};
+    }
+    set_resolve(&conf->defaults, own, count, &values);
+    free(own);
+    return brk_topic_storage_check(host, &values, err);
+}
+
 /* One declaration by itself. */
-static int row_check(const struct brk_conf *conf, size_t i, struct sti_err *err)
+static int row_check(const struct sti_host *host, const struct brk_conf *conf, size_t i,
+                     struct sti_err *err)
 {
     const struct brk_declared *row = row_at(conf, i);
     struct declared_call d;
@@ -123,6 +143,7 @@ static int row_check(const struct brk_conf *conf, size_t i, struct sti_err *err)
     rc = call_init(&d, row, &why);
     if (rc == STI_OK) {
         rc = brk_topic_settings_check(&d.call, false, &why);
+        rc = rc == STI_OK ? storage_check(host, conf, &d, &why) : rc;
         if (rc != STI_OK) {
             rc = sti_err_set(err, STI_E_CONFIG, "%s: topic %s: %s", row->where, row->name, why.msg);
         }
@@ -133,7 +154,8 @@ static int row_check(const struct brk_conf *conf, size_t i, struct sti_err *err)
     return rc;
 }
 
-int brk_declared_check(const struct brk_conf *conf, struct sti_err *err)
+int brk_declared_check(const struct sti_host *host, const struct brk_conf *conf,
+                       struct sti_err *err)
 {
     int rc = STI_OK;
     if ((int64_t)conf->topics.count > conf->topics_max) {
@@ -143,7 +165,7 @@ int brk_declared_check(const struct brk_conf *conf, struct sti_err *err)
                            (long long)conf->topics_max);
     }
     for (size_t i = 0; rc == STI_OK && i < conf->topics.count; i++) {
-        rc = row_check(conf, i, err);
+        rc = row_check(host, conf, i, err);
     }
     return rc;
 }

@@ -578,7 +578,8 @@ void brk_timestamp_append(struct brk_partition *part, struct brk_produce_row *ro
 /* declared.c: the topics that the configuration declares. Checked by themselves (create), then made
  * where they are missing (start). @return STI_OK, STI_E_CONFIG: the message begins with the place
  */
-int brk_declared_check(const struct brk_conf *conf, struct sti_err *err);
+int brk_declared_check(const struct sti_host *host, const struct brk_conf *conf,
+                       struct sti_err *err);
 int brk_declared_start(struct broker *broker, struct sti_err *err);
 
 /* autocreate.c: a topic is not there. With broker.auto_create_topics it is made in the background,

@@ -24,7 +24,7 @@ static int broker_create(const struct sti_host *host, const void *conf, void **s
         return sti_err_set(err, STI_E_NO_MEMORY, "broker: out of memory");
     }
     quota_init(&broker->quota, host);
-    int rc = brk_declared_check(conf, err);
+    int rc = brk_declared_check(host, conf, err);
     if (rc == STI_OK) {
         rc = quota_set(&broker->quota, &((const struct brk_conf *)conf)->quota, err);
     }

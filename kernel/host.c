@@ -184,7 +184,7 @@ static int host_bind(void *ctx, const char *iface, const char *instance, uint16_
 static void host_each(void *ctx, const char *iface,
                       void (*visit)(void *arg, const struct sti_binding *binding), void *arg)
 {
-    krn_registry_each(services_of(ctx)->registry, iface, visit, arg);
+    krn_registry_each(services_of(ctx)->registry, ctx, iface, visit, arg);
 }
 
 /* ---- listeners, health, state -------------------------------------------------------------- */

@@ -88,14 +88,18 @@ int krn_registry_bind(const struct krn_registry *registry, const struct krn_inst
     return STI_OK;
 }
 
-void krn_registry_each(const struct krn_registry *registry, const char *iface,
+void krn_registry_each(const struct krn_registry *registry, const struct krn_instance *who,
+                       const char *iface,
                        void (*visit)(void *arg, const struct sti_binding *binding), void *arg)
 {
+    bool creating = krn_instance_state(who) == KRN_LOADED;
     for (size_t i = 0; i < registry->count; i++) {
         const struct krn_instance *item = registry->items[i];
         const struct sti_iface *vtable = krn_registry_provides(item, iface);
-        if (vtable != NULL && is_serving(item)) {
+        bool visible = creating ? krn_instance_state(item) != KRN_FAILED : is_serving(item);
+        if (vtable != NULL && visible) {
             struct sti_binding binding = binding_of(item, vtable);
+            binding.self = creating ? NULL : binding.self;
             visit(arg, &binding);
         }
     }

@@ -63,8 +63,9 @@ const struct sti_iface *krn_registry_provides(const struct krn_instance *instanc
 int krn_registry_bind(const struct krn_registry *registry, const struct krn_instance *who,
                       const char *iface, const char *instance, uint16_t major, uint16_t minor_min,
                       struct sti_binding *out, struct sti_err *err);
-/* As host->each. Any thread. */
-void krn_registry_each(const struct krn_registry *registry, const char *iface,
+/* As host->each; `who` asks. Any thread. */
+void krn_registry_each(const struct krn_registry *registry, const struct krn_instance *who,
+                       const char *iface,
                        void (*visit)(void *arg, const struct sti_binding *binding), void *arg);
 
 #endif /* STREAMIT_KERNEL_REGISTRY_H */

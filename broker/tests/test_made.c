@@ -108,6 +108,8 @@ static void test_declared_wrong(void **state)
     static const struct brk_declared *const five[] = {&pair}, *const six[] = {&both};
     (void)state;
     struct fixture *fix = fix_new();
+    fix_start(fix); /* the plugins are known from now on */
+    fix_stop(fix);
     refused(fix, one, 1,
             "f:1: topics[0].name: topic name \"a b\": character 2 is none of letters, digits, dot, "
             "underscore and hyphen");
@@ -126,7 +128,6 @@ static void test_declared_wrong(void **state)
     fix_free(fix);
 }
 
-/* What only the start can tell. */
 static void test_declared_where_it_cannot_be(void **state)
 {
     static const char *const tape[] = {"storage=tape"};
@@ -137,14 +138,19 @@ static void test_declared_where_it_cannot_be(void **state)
     struct fixture *fix = fix_new();
     struct sti_err err;
     fix_start(fix);
+    assert_int_equal(fix_create(fix, "x", 2, NULL, NULL), STI_OK);
     fix_stop(fix);
-    declare(fix, rows, 1);
+    refused(fix, rows, 1,
+            "f:1: topics[0]: topic a: no storage instance \"tape\"; this node has storage_mmap");
+    fix->conf.partitions_max = 2;
+    declare(fix, plain, 1); /* what only the start can tell */
     assert_int_equal(sti_broker_plugin.life->create(&fix->host, &fix->conf, &fix->self, &err),
                      STI_OK);
     assert_int_equal(sti_broker_plugin.life->start(fix->self, &err), STI_E_CONFIG);
-    assert_string_equal(err.msg,
-                        "f:1: topics[0]: no storage instance \"tape\"; this node has storage_mmap");
+    assert_string_equal(err.msg, "node.cfg:8: topics[1]: topic b: 1 more partitions would pass "
+                                 "broker.partitions_max = 2 (2 are there)");
     sti_broker_plugin.life->destroy(fix->self);
+    fix->conf.partitions_max = 20;
     declare(fix, plain, 1); /* a disk that fails stops no start */
     FAKE_SET(fix->fs, open_status, STI_E_IO);
     fix_start(fix);

@@ -99,6 +99,7 @@ class Declared(TestCase):
                               ('name = "a"; config = [ "no.such=1" ];', "no.such"),
                               ('name = "a"; config = [ "segment.bytes" ];', "KEY=VALUE"),
                               ('name = "a"; partitions = 1001;', "broker.partitions_per_topic_max = 1000"),
+                              ('name = "a"; config = [ "storage=tape" ];', "no storage instance", "this node has storage_mmap"),
                               ('name = "a"; partitions = -1;', "topics[0].partitions", "-1"),
                               ('name = "a"; partitoins = 1;', "partitoins", "did you mean"),
                               ('partitions = 1;', "missing option 'name'")):
@@ -114,10 +115,6 @@ class Declared(TestCase):
         err = self.daemon("--config", path, "--check").err
         self.assertIn(f"node.cfg:{line + 2}: topics[1]", err)
         self.assertIn("declared twice", err)
-        path, _ = self.config('topics: ( { name = "a"; config = [ "storage=tape" ]; } );\n')
-        out = self.daemon("--config", path, "--set", f"node.data_dir={self.path('data')}")
-        self.assertEqual(out.status, 2, repr(out))
-        self.assertIn("tape", out.err)
 
     def test_a_limit_that_the_node_has_reached_already(self):
         node = self.node(sets=["broker.partitions_max=2"]).start()
@@ -290,6 +287,7 @@ class OnDemand(TestCase):
         self.assertEqual(sorted(done), list(range(8)))
         self.until(lambda: metric(node, "streamit_topics_auto_created_total") == 1)
         self.assertEqual(sum(line["event"] == "topic_auto_created" for line in node.logs()), 1)
+        self.assertIn("127.0.0.1", node.wait_log("topic_auto_create")["peer"])
 
 
 class Limits(TestCase):

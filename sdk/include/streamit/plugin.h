@@ -356,7 +356,8 @@ struct sti_host {
     int (*bind)(void *ctx, const char *iface, const char *instance, uint16_t major,
                 uint16_t minor_min, struct sti_binding *out, struct sti_err *err);
     /* Call `visit` with every instance that provides an interface, in the order of the
-     * configuration file. */
+     * configuration file. Inside `create` it visits those that will be started, for their names and
+     * capabilities only: `self` is NULL then. */
     void (*each)(void *ctx, const char *iface,
                  void (*visit)(void *arg, const struct sti_binding *binding), void *arg);
 
