@@ -278,8 +278,10 @@ class Log(Case):
         pos, _ = self.batches(node, 0)[5]
         self.flip(node.segments("victim", 0)[0], pos + 7)
         node.start()
-        self.consumer_is_told(node, 5 * RECORDS)
+        with grpc_client.Client(node) as client:
+            self.assertEqual(client.fetch("victim", 0, 5 * RECORDS).error.code, pb.DATA_LOSS)
         self.visible(node, "damage was found by a reader")
+        self.consumer_is_told(node, 5 * RECORDS)
 
     def test_a_flip_that_nobody_has_read(self):
         """In a closed segment, or after an orderly end: no byte is read at the start, and a consumer is told when it comes
