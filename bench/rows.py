@@ -21,6 +21,7 @@ from table import Limit, Row
 
 SEGMENT = 128 * MIB  # the default of segment.bytes
 SETTLE_S = 60
+RECORD = ("perf", "record", "-q", "-e", "cpu-clock", "-F", "997", "-g", "-o")
 WINDOW = 4  # messages under way over the raw wire
 
 
@@ -128,11 +129,10 @@ class Bench:
         if kind in ("latency", "end-to-end"):
             command += ["--histogram", kept]
         if self.perf is not None:
-            record = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "997", "-g", "-o"]
-            perf = harness.spawn([*record, os.path.join(self.perf, f"{name}.node.data"), "-p", str(pid)], stdin=subprocess.DEVNULL,
+            perf = harness.spawn([*RECORD, os.path.join(self.perf, f"{name}.node.data"), "-p", str(pid)], stdin=subprocess.DEVNULL,
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(0.3)
-            command = [*record, os.path.join(self.perf, f"{name}.client.data"), "--", *command]
+            command = [*RECORD, os.path.join(self.perf, f"{name}.client.data"), "--", *command]
         before = measure.cpu_s(pid)
         try:
             result = measure.run_json(command, limit_s)
@@ -348,6 +348,9 @@ def many(bench):
 def empty(bench):
     """Its own start, then the same of a gRPC server without any service, and of a peer."""
     plan, node = bench.plan, bench.new_node("empty")
+    if bench.perf is not None:
+        command = [*RECORD, os.path.join(bench.perf, "empty.node.data"), "--", "timeout", "-s", "TERM", "1", *node.args()]
+        harness.spawn(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(30)
     try:
         begin = time.monotonic()
         node.start()
@@ -491,6 +494,8 @@ GROUPS = (
     ("end-to-end", end_to_end, 0), ("many", many, 0), ("partitions", partitions, 3), ("disk-use", disk_use, 1),
     ("memory", memory, 1),
 )
+
+NO_PROFILE = ("core", "partitions", "disk-use", "memory")  # what they hold is no matter of CPU
 
 
 def share(figure, limit, factor=1.0):

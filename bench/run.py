@@ -266,7 +266,7 @@ def whole(folder, groups, options):
         facts.append(("quick", "yes: so little was measured that no figure here means anything"))
     names = [name for name, _, _ in groups]
     report = Report(rounds, names, facts, bench)
-    wanted = set(names) if options.profile_all else report.missed_groups() - {"partitions", "empty", "disk-use", "memory", "core"}
+    wanted = set(names) - set(rows.NO_PROFILE) if options.profile_all else report.missed_groups() - set(rows.NO_PROFILE)
     if (options.profile or options.profile_all) and wanted:
         report.profiles = profile(bench, groups, wanted, begin + options.budget_s + PROFILE_S)
     values = {"facts": dict(facts), "rounds": rounds, "skipped": bench.skipped}
