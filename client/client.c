@@ -164,8 +164,10 @@ static void connect_step(struct cl_connect *connect)
         sti_err_set(&err, STI_E_UNAVAILABLE, "%.120s: cannot connect", conn->address);
         connect->done(connect, &err);
     } else {
-        grpc_channel_watch_connectivity_state(conn->channel, connect->seen,
-                                              cl_deadline(connect->due_us), conn->client->queue,
+        grpc_connectivity_state seen = connect->seen;
+        gpr_timespec deadline = cl_deadline(connect->due_us);
+        TAG_GIVEN(&connect->tag); /* from here on it is the poll thread's */
+        grpc_channel_watch_connectivity_state(conn->channel, seen, deadline, conn->client->queue,
                                               &connect->tag);
     }
 }

@@ -123,6 +123,7 @@ struct pstream {
     grpc_status_code status;
     grpc_slice details;
     uint64_t last_id;
+    uint64_t opened_id; /* last_id when the call was made: the server knows of none up to it */
     struct request *requests, *requests_tail; /* without answer, by id */
     struct partition *ready, *ready_tail;
     struct sti_err last; /* why it was closed the latest time */

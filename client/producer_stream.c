@@ -190,6 +190,7 @@ static void stream_connected(struct cl_connect *connect, const struct sti_err *e
     } else {
         s->state = PSTREAM_OPEN;
         s->has_status = s->sending = s->purged = false;
+        s->opened_id = s->last_id;
         s->in = s->out = NULL;
         s->details = grpc_empty_slice();
         s->status = GRPC_STATUS_UNKNOWN;
@@ -389,7 +390,7 @@ static void request_unlink(struct pstream *s, struct request *req)
 static bool stream_write(struct pstream *s)
 {
     struct sti_producer *producer = s->producer;
-    uint64_t answered = stream_answered(s);
+    uint64_t answered = stream_answered(s) > s->opened_id ? stream_answered(s) : 0;
     struct request *req = request_gather(s);
     if (req == NULL) {
         return false;

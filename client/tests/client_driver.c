@@ -9,6 +9,7 @@
  *     try COUNT PARTITION PREFIX           the same without waiting
  *     flush MS | purge WHAT | close MS
  *     threads N COUNT PARTITION            N threads send COUNT records each, values THREAD:NUMBER
+ *     blocked N PARTITION MS               N threads send until they wait for room; then close
  *     consumer [KEY=N ...]                 prefetch_bytes fetch_bytes max_wait_ms timeout_ms
  *     assign|seek TOPIC PARTITION OFFSET | unassign|pause|resume|position TOPIC PARTITION
  *     poll MS | drain MS COUNT | wakeup | closec
@@ -276,6 +277,33 @@ static int describe(const char *name, struct sti_err *err)
     return rc;
 }
 
+static void *blocked_main(void *arg)
+{
+    struct sender *s = arg;
+    while (s->rc == STI_OK) {
+        s->rc = send_one(s->partition, "blocked", 7, 0, NULL);
+    }
+    return NULL;
+}
+
+/* Close the producer under threads that wait in a send. */
+static void close_blocked(char **words)
+{
+    struct sender senders[8];
+    int n = num(words[1]);
+    for (int i = 0; i < n; i++) {
+        senders[i] = (struct sender){.partition = num(words[2]), .rc = STI_OK};
+        pthread_create(&senders[i].thread, NULL, blocked_main, &senders[i]);
+    }
+    usleep((useconds_t)num(words[3]) * 1000u); /* until the window is full and all of them wait */
+    sti_producer_close(d.producer, 0);
+    d.producer = NULL;
+    for (int i = 0; i < n; i++) {
+        pthread_join(senders[i].thread, NULL);
+        say("callback %s", sti_status_name(senders[i].rc));
+    }
+}
+
 /* @return false: it is none of ours */
 static bool produce_command(char **words, int *rc, struct sti_err *err)
 {
@@ -294,6 +322,8 @@ static bool produce_command(char **words, int *rc, struct sti_err *err)
         *rc = sti_producer_flush(d.producer, (uint32_t)num(words[1]), err);
     } else if (strcmp(what, "purge") == 0) {
         sti_producer_purge(d.producer, (uint32_t)num(words[1]));
+    } else if (strcmp(what, "blocked") == 0) {
+        close_blocked(words);
     } else if (strcmp(what, "close") == 0) {
         sti_producer_close(d.producer, (uint32_t)num(words[1]));
         d.producer = NULL;

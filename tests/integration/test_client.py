@@ -3,6 +3,7 @@
 
 import os
 import random
+import signal
 import socket
 import sys
 import threading
@@ -228,6 +229,25 @@ class Producing(Case):
         self.assertEqual({r[0] for r in reports.values()}, {"CANCELLED"})
         driver.end()
 
+    def test_close_under_sends_that_wait(self):
+        server = self.server()
+        server.on_row = lambda row: "drop"
+        driver = self.producer(server, window_records=20, batch_bytes=100)
+        driver.ok("blocked", 6, 0, 500)
+        self.assertEqual(driver.of("callback"), [["CANCELLED"]] * 6)
+        self.assertEqual({r[0] for r in driver.reports().values()}, {"CANCELLED"})
+        self.assertEqual(len(driver.reports()), 20)
+        driver.end()
+
+    def test_a_window_for_one_record(self):
+        server = self.server()
+        driver = self.producer(server, window_bytes=1, batch_bytes=1)
+        driver.ok("send", 20, 0, "v")
+        driver.ok("flush", 30000)
+        self.assertEqual(server.values(), [f"v{i}" for i in range(20)])
+        self.assertEqual(len(server.requests), 20)
+        driver.end()
+
     def test_callbacks_may_send_and_never_wait(self):
         server = self.server()
         driver = self.producer(server, resend=1)
@@ -450,6 +470,111 @@ class Consuming(Case):
         driver.ok("cancel", 100)
         self.assertEqual(driver("poll", 60000), "CANCELLED")
         self.assertEqual(driver("poll", 1), "WOULD_BLOCK")
+        driver.end()
+
+
+class Real(harness.TestCase):
+    """The same against a node."""
+
+    def setUp(self):
+        super().setUp()
+        self.host = self.node(sets=[f"plugins.transport_grpc.port={closed_port()}"]).start()
+        self.driver = Driver(self.host.server, backoff_min_ms=5, backoff_max_ms=100)
+        self.addCleanup(self.driver.kill)
+        self.driver.ok("create", "t", 2)
+
+    def read_back(self, count):
+        """All records, which are at least `count`."""
+        self.driver.ok("consumer")
+        self.driver.ok("assign", "t", 0, -2)
+        self.driver.ok("drain", 20000, count)
+        while self.driver("poll", 300) == "ok":
+            pass
+        return [(int(r[2]), r[3]) for r in self.driver.of("record")]
+
+    def test_a_node_is_killed_again_and_again(self):
+        driver = self.driver
+        driver.ok("producer", batch_bytes=2000)
+        driver.ok("topic", "t")
+        for _ in range(3):
+            driver.start("send", 5000, 0, "v")
+            driver.wait(lambda d: d.lines and d.lines[-1][4] == "OK", "the first acks")
+            self.host.kill()
+            self.host.start()
+            self.assertEqual(driver.answer()[0], "ok")
+        driver.ok("flush", 60000)
+        reports = driver.reports()
+        self.assertEqual(len(reports), 15000)
+        self.assertEqual({r[0] for r in reports.values()} - {"OK", "CONNECTION_LOST"}, set())
+        self.assertTrue(all(r[1] & INDEFINITE for r in reports.values() if r[0] != "OK"))
+        lost = sum(r[0] != "OK" for r in reports.values())
+        stored = dict(self.read_back(15000 - lost))
+        for sequence, (code, _, offset, _) in reports.items():
+            if code == "OK":
+                self.assertEqual(stored[offset], f"v{sequence % 5000}")
+        offsets = [reports[n][2] for n in sorted(reports) if reports[n][0] == "OK"]
+        self.assertEqual(offsets, sorted(offsets))
+        self.assertLessEqual(len(stored), 15000)
+        driver.end()
+
+    def test_a_node_that_stands_still(self):
+        driver = self.driver
+        driver.ok("producer", batch_bytes=2000, timeout_ms=2000, max_in_flight=2)
+        driver.ok("topic", "t")
+        driver.ok("send", 10, 0, "v")
+        driver.ok("flush", 10000)
+        self.host.process.send_signal(signal.SIGSTOP)
+        try:
+            driver.ok("send", 2000, 0, "w")
+            driver.ok("flush", 20000)
+        finally:
+            self.host.process.send_signal(signal.SIGCONT)
+        reports = driver.reports()
+        done = sum(r[0] == "OK" for r in reports.values())  # a batch may have been faster than the signal
+        self.assertEqual({r[0] for r in reports.values()}, {"OK", "TIMED_OUT"})
+        in_doubt = [n for n, r in reports.items() if r[1] & INDEFINITE]
+        self.assertTrue(0 < len(in_doubt) < 2000)
+        driver.ok("describe", "t")
+        driver.ok("send", 10, 0, "x")
+        driver.ok("flush", 20000)
+        read = self.read_back(20)
+        values = [v for _, v in read]
+        self.assertEqual(values[:10] + values[-10:], [f"v{i}" for i in range(10)] + [f"x{i}" for i in range(10)])
+        self.assertEqual(values[10:-10], [f"w{i}" for i in range(len(values) - 20)])
+        self.assertLessEqual(len(values) - 10, done + len(in_doubt))
+        driver.end()
+
+    def test_a_reader_outlives_its_node(self):
+        driver = self.driver
+        driver.ok("producer")
+        driver.ok("topic", "t")
+        driver.ok("consumer")
+        driver.ok("assign", "t", 0, -2)
+        for round_number in range(3):
+            driver.ok("send", 100, 0, f"r{round_number}-")
+            driver.ok("flush", 20000)
+            driver.ok("drain", 20000, 100)
+            self.host.restart()
+        values = driver.values(0)
+        self.assertEqual(values, [f"r{r}-{i}" for r in range(3) for i in range(100)])
+        driver.end()
+
+    def test_many_small_topics(self):
+        driver = self.driver
+        driver.ok("producer")
+        for i in range(40):
+            driver.ok("create", f"many-{i}", 3)
+            driver.ok("topic", f"many-{i}")
+            driver.ok("send", 3, -1, "v")
+        driver.ok("flush", 30000)
+        reports = driver.reports()
+        self.assertEqual((len(reports), {r[0] for r in reports.values()}), (120, {"OK"}))
+        driver.ok("consumer")
+        for i in range(40):
+            for p in range(3):
+                driver.ok("assign", f"many-{i}", p, 0)
+        driver.ok("drain", 30000, 120)
+        driver.ok("closec")
         driver.end()
 
 

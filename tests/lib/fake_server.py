@@ -96,12 +96,14 @@ class FakeServer(streamit_pb2_grpc.StreamItServicer):
             stream = self.streams
         failed = {}
         out, waiting = [], threading.Condition()
-        state = {"end": False, "lost": False, "read": 0, "done": 0}
+        state = {"end": False, "lost": False, "read": 0, "done": 0, "answered": 0}
 
         def read():
             try:
                 for request in requests:
                     results, answer = [], True
+                    if request.answered > state["answered"]:  # as a broker does
+                        raise ValueError(f"answered {request.answered}, but answers went up to {state['answered']}")
                     with waiting:
                         state["read"] += 1
                         self.under_way_most = max(self.under_way_most, state["read"] - state["done"])
@@ -155,6 +157,7 @@ class FakeServer(streamit_pb2_grpc.StreamItServicer):
             if state["lost"]:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
             if ready:
+                state["answered"] = max([state["answered"], *(r.id for r in ready)])
                 yield pb.ProduceStreamResponse(through=ready[-1].id, results=ready)
             elif end or not context.is_active():
                 return
