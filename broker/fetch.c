@@ -94,6 +94,7 @@ static void fetch_answer(struct brk_fetch *f)
     if (f->timer_armed && brk_wait_cancel(&broker->purgatory, &f->wait)) {
         fetch_unref(f);
     }
+    brk_room_leave(&broker->fetch_room, f->call->request, f->row_count);
     uint64_t now = sti_now_us(host);
     if (f->bytes > 0 && quota_active(&broker->quota, QUOTA_FETCH_BYTES)) {
         quota_charge(&broker->quota, f->call->request, QUOTA_FETCH_BYTES, f->bytes, now);
@@ -694,7 +695,23 @@ static void fetch_put_off(struct broker *broker, struct sti_fetch *call, const c
     call->done(call);
 }
 
-/* What a call must pass before it is looked at. @return STI_E_THROTTLED: its rows say so */
+static int fetch_room_enter(struct broker *broker, const struct sti_fetch *call,
+                            uint32_t *retry_after_ms, struct sti_err *err)
+{
+    enum brk_room_verdict verdict =
+        brk_room_enter(broker, &broker->fetch_room, call->request, call->row_count);
+    *retry_after_ms = verdict == BRK_ROOM_TAKEN ? 0 : BRK_RETRY_AFTER_MS;
+    return verdict == BRK_ROOM_TAKEN ? STI_OK
+           : verdict == BRK_ROOM_FULL
+               ? sti_err_set(err, STI_E_THROTTLED,
+                             "the node has as many partitions to fetch as fetch_partitions_max "
+                             "allows")
+               : sti_err_set(err, STI_E_THROTTLED,
+                             "the connection has its share of fetch_partitions_max under way");
+}
+
+/* What a call must pass before it is looked at; it then has room. @return STI_E_THROTTLED: its rows
+ * say so */
 static int fetch_enter(struct broker *broker, const struct sti_fetch *call, uint64_t now_us,
                        uint32_t *retry_after_ms, struct sti_err *err)
 {
@@ -708,7 +725,7 @@ static int fetch_enter(struct broker *broker, const struct sti_fetch *call, uint
         *retry_after_ms = refusal.retry_after_ms;
         rc = brk_quota_refused(broker, call->request, &refusal, err);
     }
-    return rc;
+    return rc != STI_OK ? rc : fetch_room_enter(broker, call, retry_after_ms, err);
 }
 
 static struct brk_fetch *fetch_new(struct broker *broker, struct sti_fetch *call, uint64_t now_us)
@@ -755,6 +772,7 @@ int brk_fetch(void *self, struct sti_fetch *call, struct sti_err *err)
     }
     struct brk_fetch *f = fetch_new(broker, call, now);
     if (f == NULL) {
+        brk_room_leave(&broker->fetch_room, call->request, call->row_count);
         return sti_err_set(err, STI_E_NO_MEMORY, "fetch: out of memory");
     }
     sti_metric_add(broker->metrics.fetch_requests, 1);

@@ -73,7 +73,7 @@ struct brk_conf {
     int64_t default_partitions, default_replication;
     int64_t partitions_per_topic_max, partitions_max, topics_max;
     const char *auth;
-    int64_t inflight_bytes_max, inflight_share_percent;
+    int64_t inflight_bytes_max, inflight_share_percent, fetch_partitions_max;
     struct quota_conf quota;
     int64_t slow_request_ms, metrics_topics_max;
     int64_t produce_timeout_ms;
@@ -91,11 +91,11 @@ enum { BRK_CODES = 64 }; /* more than there are status codes */
 
 struct brk_metrics {
     struct sti_metric *produce_requests, *produce_rows_ok, *fetch_rows_ok;
-    struct sti_metric *throttled_node, *throttled_share, *denied, *unauthenticated, *late;
+    struct sti_metric *denied, *unauthenticated, *late;
     struct sti_metric *produce_bytes, *produce_batches, *produce_records, *appends, *appends_inline;
     struct sti_metric *fetch_requests, *fetch_bytes;
     _Atomic(struct sti_metric *) failed[BRK_CALLS][BRK_CODES]; /* made when first met */
-    struct sti_metric *inflight_bytes, *acks_waiting, *fetches_parked;
+    struct sti_metric *acks_waiting, *fetches_parked;
     struct sti_metric *topics, *partitions, *partitions_offline, *trimmed_segments, *reopened;
     struct sti_metric *partitions_opening, *memory;
     struct sti_metric *refused_topics, *refused_partitions, *refused_topic_partitions;
@@ -120,6 +120,16 @@ struct brk_topic_series {
 
 struct brk_fetch;
 struct brk_topic;
+
+enum brk_room_verdict { BRK_ROOM_TAKEN = 0, BRK_ROOM_FULL = 1, BRK_ROOM_SHARE = 2 };
+
+/* What calls under way may use, and how much of it each connection does: admission.c. */
+struct brk_room {
+    uint64_t limit;
+    _Atomic uint64_t used;
+    _Atomic uint64_t share[BRK_SHARE_ROWS][BRK_SHARE_COUNTERS]; /* by connection */
+    struct sti_metric *gauge, *refused[3];                      /* by enum brk_room_verdict */
+};
 
 struct brk_table_shard {
     pthread_rwlock_t lock;
@@ -177,8 +187,8 @@ struct broker {
 
     struct quota quota;
 
-    _Atomic uint64_t inflight_bytes;
-    _Atomic uint64_t share[BRK_SHARE_ROWS][BRK_SHARE_COUNTERS]; /* of it, by connection */
+    struct brk_room produce_room; /* bytes */
+    struct brk_room fetch_room;   /* partitions */
     pthread_mutex_t admit_mu;
     struct sti_admit *admit_head, *admit_tail;
     _Atomic bool admit_waiting; /* somebody may be in that list */
@@ -472,6 +482,7 @@ struct brk_produce {
     bool timer_armed;
     uint32_t row_count;
     uint64_t started_us, bytes;
+    uint64_t cost; /* of the room that it takes */
     struct sti_slice *slices;
     struct brk_produce_row rows[];
 };
@@ -488,11 +499,13 @@ int brk_produce_chain_err(const struct brk_produce_row *row, struct sti_err *err
 /* A row has its result. Called without locks. */
 void brk_produce_row_done(struct brk_produce_row *row, int status, const struct sti_err *err);
 
-/* ---- admission.c: bytes of produce calls under way ---- */
+/* ---- admission.c ---- */
 
-/* @return NULL: taken, and left again with brk_admission_leave; or why not, as a sentence */
-const char *brk_admission_enter(struct broker *broker, const struct sti_request *request,
-                                uint64_t bytes);
+/* @return BRK_ROOM_TAKEN, until brk_room_leave; or which limit says no, which was counted */
+enum brk_room_verdict brk_room_enter(struct broker *broker, struct brk_room *room,
+                                     const struct sti_request *request, uint64_t amount);
+void brk_room_leave(struct brk_room *room, const struct sti_request *request, uint64_t amount);
+/* The same of broker->produce_room, for which transports may wait. */
 void brk_admission_leave(struct broker *broker, const struct sti_request *request, uint64_t bytes);
 int brk_admit(void *self, struct sti_admit *admit);
 

@@ -31,6 +31,27 @@ static struct sti_metric *metric(struct broker *broker, int type, const char *na
     return broker->host->metric(broker->host->ctx, type, name, labels, help);
 }
 
+static void rooms_register(struct broker *broker)
+{
+    static const char produce[] = "Produce calls put off by admission";
+    static const char fetch[] = "Fetch calls put off by admission";
+    struct brk_room *in = &broker->produce_room, *out = &broker->fetch_room;
+    in->gauge = metric(broker, STI_METRIC_GAUGE, "streamit_produce_inflight_bytes", NULL,
+                       "Bytes of produce calls not yet answered, with what their rows cost");
+    in->refused[BRK_ROOM_FULL] =
+        metric(broker, STI_METRIC_COUNTER, "streamit_produce_throttled_total",
+               "limit=\"inflight_bytes\"", produce);
+    in->refused[BRK_ROOM_SHARE] = metric(
+        broker, STI_METRIC_COUNTER, "streamit_produce_throttled_total", "limit=\"share\"", produce);
+    out->gauge = metric(broker, STI_METRIC_GAUGE, "streamit_fetch_partitions_in_flight", NULL,
+                        "Partitions of fetch calls not yet answered");
+    out->refused[BRK_ROOM_FULL] =
+        metric(broker, STI_METRIC_COUNTER, "streamit_fetch_throttled_total",
+               "limit=\"fetch_partitions_max\"", fetch);
+    out->refused[BRK_ROOM_SHARE] = metric(
+        broker, STI_METRIC_COUNTER, "streamit_fetch_throttled_total", "limit=\"share\"", fetch);
+}
+
 /* What a limit, or a bound of a topic, has refused. */
 static void refusals_register(struct broker *broker)
 {
@@ -58,10 +79,6 @@ void brk_metrics_register(struct broker *broker)
                                 answers[BRK_CALL_PRODUCE].help);
     m->fetch_rows_ok = metric(broker, counter, answers[BRK_CALL_FETCH].name, "code=\"OK\"",
                               answers[BRK_CALL_FETCH].help);
-    m->throttled_node = metric(broker, counter, "streamit_produce_throttled_total",
-                               "limit=\"inflight_bytes\"", "Produce calls put off by admission");
-    m->throttled_share = metric(broker, counter, "streamit_produce_throttled_total",
-                                "limit=\"share\"", "Produce calls put off by admission");
     m->denied = metric(broker, counter, "streamit_permission_denied_total", NULL,
                        "Operations on a topic that the auth plugin refused");
     m->unauthenticated = metric(broker, counter, "streamit_unauthenticated_total", NULL,
@@ -87,8 +104,7 @@ void brk_metrics_register(struct broker *broker)
                          "Partitions that serve again after a failed write, sync or open");
     m->trimmed_segments = metric(broker, counter, "streamit_retention_segments_total", NULL,
                                  "Segments dropped by retention");
-    m->inflight_bytes = metric(broker, gauge, "streamit_produce_inflight_bytes", NULL,
-                               "Bytes of produce calls not yet answered");
+    rooms_register(broker);
     m->acks_waiting = metric(broker, gauge, "streamit_produce_acks_waiting", NULL,
                              "Appended batches that wait for their acks");
     m->fetches_parked =

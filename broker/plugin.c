@@ -18,11 +18,14 @@ static int broker_create(const struct sti_host *host, const void *conf, void **s
                          struct sti_err *err)
 {
     struct broker *broker = calloc(1, sizeof *broker);
+    const struct brk_conf *limits = conf;
     pthread_condattr_t attr;
     *self = NULL;
     if (broker == NULL) {
         return sti_err_set(err, STI_E_NO_MEMORY, "broker: out of memory");
     }
+    broker->produce_room.limit = (uint64_t)limits->inflight_bytes_max;
+    broker->fetch_room.limit = (uint64_t)limits->fetch_partitions_max;
     quota_init(&broker->quota, host);
     int rc = brk_declared_check(host, conf, err);
     if (rc == STI_OK) {
@@ -301,8 +304,12 @@ OPT_INT(metrics_topics_max, metrics_topics_max, "200", 0, 100000, NULL,
 OPT_INT(slow_request_ms, slow_request_ms, "1000", 0, 3600000, "ms",
         "A produce or fetch call that takes as long, waiting for records left out, is logged as "
         "slow_request with the time of each of its stages; 0: none.");
+OPT_INT(fetch_partitions_max, fetch_partitions_max, "200000", 1, 100000000, NULL,
+        "Partitions of fetch calls not yet answered, waiting ones too; calls beyond it get "
+        "THROTTLED.");
 OPT_INT(inflight_share_percent, inflight_share_percent, "100", 0, 10000, "%",
-        "Of what is still free of inflight_bytes_max one connection may hold so much beside; 100 "
+        "Of what is still free of inflight_bytes_max, and of fetch_partitions_max, one connection "
+        "may hold so much beside; 100 "
         "lets a lonely connection have half of it, and two a third each. 0: no limit.");
 OPT_INT(inline_append_bytes_max, inline_append_bytes_max, "16K", 0, 1 << 20, "bytes",
         "A produce call up to this size may be appended on the thread that serves its connection, "
@@ -393,6 +400,7 @@ static const struct sti_option *const options[] = {&opt_auth,
                                                    &opt_disk_throttle_bytes,
                                                    &opt_disk_throttle_percent,
                                                    &opt_fetch_bytes_max,
+                                                   &opt_fetch_partitions_max,
                                                    &opt_fetch_wait_max_ms,
                                                    &opt_flush_interval_ms,
                                                    &opt_flush_policy,

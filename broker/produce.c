@@ -102,9 +102,9 @@ static void produce_settle(struct brk_produce *p)
     sti_histogram_record(broker->metrics.produce_us, now - p->started_us);
     brk_stages_produced(p, now);
     struct sti_produce *call = p->call;
-    uint64_t bytes = p->bytes;
+    uint64_t cost = p->cost;
     /* Before the answer: once its last call is answered, the broker may be stopped and gone. */
-    brk_admission_leave(broker, call->request, bytes);
+    brk_admission_leave(broker, call->request, cost);
     call->done(call);
     produce_unref(p);
 }
@@ -301,6 +301,7 @@ static struct brk_produce *produce_new(struct broker *broker, struct sti_produce
         first += call->rows[i]->slice_count + 1u;
         p->bytes += sti_slices_len(call->rows[i]->slices, call->rows[i]->slice_count);
     }
+    p->cost = sti_produce_cost(call);
     return p;
 }
 
@@ -324,12 +325,17 @@ static bool produce_admit(struct broker *broker, struct brk_produce *p, struct s
 {
     const struct sti_request *request = p->call->request;
     struct quota_refusal refusal;
-    const char *why = brk_admission_enter(broker, request, p->bytes);
+    enum brk_room_verdict room = brk_room_enter(broker, &broker->produce_room, request, p->cost);
+    const char *why = room == BRK_ROOM_FULL
+                          ? "the node holds as many bytes in flight as inflight_bytes_max allows"
+                      : room == BRK_ROOM_SHARE
+                          ? "the connection has its share of inflight_bytes_max in flight"
+                          : NULL;
     uint32_t retry_after_ms = BRK_RETRY_AFTER_MS;
     if (why == NULL && quota_active(&broker->quota, QUOTA_PRODUCE_BYTES) &&
         !quota_take(&broker->quota, request, QUOTA_PRODUCE_BYTES, p->bytes, p->started_us,
                     &refusal)) {
-        brk_admission_leave(broker, request, p->bytes);
+        brk_admission_leave(broker, request, p->cost);
         (void)brk_quota_refused(broker, request, &refusal, err);
         why = err->msg;
         retry_after_ms = refusal.retry_after_ms;

@@ -116,7 +116,7 @@ static void test_every_way_to_fail_when_called(void **state)
     assert_int_equal(stream.chain.failed, 2);
 
     stream.answered = stream.id;
-    stream.fix->conf.inflight_bytes_max = 1;
+    ((struct broker *)stream.fix->self)->produce_room.limit = 1;
     FAKE_SET(stream.fix->fs, hold_appends, true);
     produce_init(&other, STI_ACKS_LEADER);
     produce_add(&other, "t", 1, 1, 10, 0);
@@ -127,7 +127,7 @@ static void test_every_way_to_fail_when_called(void **state)
     fs_wait(stream.fix->fs, &stream.fix->fs->appends_held, 1);
     fs_release_appends(stream.fix->fs);
     produce_fini(&other);
-    stream.fix->conf.inflight_bytes_max = 1 << 20;
+    ((struct broker *)stream.fix->self)->produce_room.limit = 1 << 20;
 
     stream.answered = stream.id;
     assert_int_equal(sti_broker_plugin.life->drain(stream.fix->self, 1000, &p.err), STI_OK);

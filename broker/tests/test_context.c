@@ -153,7 +153,8 @@ static void test_flood_leaves_room(void **state)
     struct sti_request floods[FLOODS] = {from(11), from(12), from(13)}, other = from(77);
     int held = 0, each[FLOODS] = {0};
     FAKE_SET(fix->fs, hold_appends, true);
-    fix->conf.inflight_bytes_max = (int64_t)ROOM * LEN;
+    ((struct broker *)fix->self)->produce_room.limit =
+        (uint64_t)ROOM * (LEN + 72 + STI_PRODUCE_ROW_COST);
     for (int f = 0; f < FLOODS; f++) {
         for (;;) { /* as much as the node takes of it */
             bool taken = one(fix, &calls[held], &floods[f], LEN) == STI_OK;
@@ -197,9 +198,65 @@ static void test_flood_leaves_room(void **state)
     struct broker *broker = fix->self;
     for (int row = 0; row < BRK_SHARE_ROWS; row++) {
         for (int i = 0; i < BRK_SHARE_COUNTERS; i++) {
-            assert_int_equal(atomic_load(&broker->share[row][i]), 0);
+            assert_int_equal(atomic_load(&broker->produce_room.share[row][i]), 0);
         }
     }
+}
+
+/* Fetches that wait cost memory too. */
+static void test_waiting_fetches_are_bounded(void **state)
+{
+    enum { ROOM = 20 };
+    struct fixture *fix = with_topic(state);
+    static struct fetch_call calls[ROOM + 1], refused, polite;
+    struct sti_request flood = from(5), other = from(6);
+    struct broker *broker = fix->self;
+    broker->fetch_room.limit = ROOM;
+    int held = 0;
+    for (;; held++) {
+        assert_true(held <= ROOM);
+        fetch_init(&calls[held], 60000);
+        fetch_add(&calls[held], "t", 0, 0);
+        calls[held].call.request = &flood;
+        fetch_send(fix, &calls[held]);
+        if (calls[held].rows[0].status == STI_E_THROTTLED) {
+            break;
+        }
+    }
+    assert_int_equal(held, ROOM / 2);
+    assert_string_equal(calls[held].rows[0].err.msg,
+                        "t-0: the connection has its share of fetch_partitions_max under way");
+    assert_true(calls[held].rows[0].retry_after_ms > 0);
+    fetch_init(&polite, 60000);
+    for (int i = 0; i < FIX_ROWS; i++) {
+        fetch_add(&polite, "t", 0, 0);
+    }
+    polite.call.request = &other;
+    fetch_send(fix, &polite); /* as much as is there, at once */
+    fix_wait_parked(fix, ROOM / 2 + 1);
+    fetch_init(&refused, 0);
+    for (int i = 0; i < FIX_ROWS; i++) {
+        fetch_add(&refused, "t", 0, 0);
+    }
+    fetch_send(fix, &refused);
+    assert_int_equal(refused.rows[0].status, STI_E_THROTTLED);
+    assert_string_equal(refused.rows[0].err.msg, "t-0: the node has as many partitions to fetch as "
+                                                 "fetch_partitions_max allows");
+    assert_int_equal(fix_produce(fix, "t", 0, 1), 0); /* wakes all of them */
+    for (int i = 0; i < held; i++) {
+        fetch_wait(&calls[i]);
+        fetch_fini(&calls[i]);
+    }
+    fetch_wait(&polite);
+    fetch_fini(&polite);
+    fetch_fini(&refused);
+    fetch_fini(&calls[held]);
+    fix_wait_metric(fix, "streamit_fetch_partitions_in_flight", 0);
+    assert_int_equal(test_host_metric(fix->th, "streamit_fetch_throttled_total", "limit=\"share\""),
+                     1);
+    assert_int_equal(test_host_metric(fix->th, "streamit_fetch_throttled_total",
+                                      "limit=\"fetch_partitions_max\""),
+                     1);
 }
 
 static void test_share_can_be_off(void **state)
@@ -208,7 +265,7 @@ static void test_share_can_be_off(void **state)
     struct produce_call a, b;
     struct sti_request r = from(1);
     FAKE_SET(fix->fs, hold_appends, true);
-    fix->conf.inflight_bytes_max = 3000;
+    ((struct broker *)fix->self)->produce_room.limit = 6000;
     fix->conf.inflight_share_percent = 0;
     assert_int_equal(one(fix, &a, &r, 1300), STI_OK);
     assert_int_equal(one(fix, &b, &r, 1300), STI_OK);
@@ -227,6 +284,7 @@ int main(void)
         TEST(retry_after_while_stopping),
         TEST(flood_leaves_room),
         TEST(share_can_be_off),
+        TEST(waiting_fetches_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

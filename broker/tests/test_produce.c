@@ -244,7 +244,7 @@ static void test_throttled(void **state)
     struct fixture *fix = with_topic(state, "t");
     struct produce_call first, second;
     struct admit a = {.admit = {.bytes = 100, .resume = admit_resume}};
-    fix->conf.inflight_bytes_max = 200;
+    ((struct broker *)fix->self)->produce_room.limit = 200;
     assert_int_equal(fix->vt->admit(fix->self, &a.admit), STI_OK);
     FAKE_SET(fix->fs, hold_appends, true);
     produce_init(&first, STI_ACKS_LEADER);

@@ -52,15 +52,6 @@ int tgr_produce_encode(struct tgr_transport *t, struct tgr_arena *arena,
     return rc;
 }
 
-uint64_t tgr_produce_bytes(const struct sti_produce *call)
-{
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < call->row_count; i++) {
-        bytes += sti_slices_len(call->rows[i]->slices, call->rows[i]->slice_count);
-    }
-    return bytes;
-}
-
 static bool result_fill(struct tgr_rpc *rpc, struct tgr_arena *arena,
                         const struct sti_produce_row *row, Streamit__V1__ProduceResult *out)
 {

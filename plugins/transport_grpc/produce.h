@@ -16,8 +16,6 @@ int tgr_produce_read(struct tgr_transport *t, struct tgr_arena *arena, enum tgr_
 int tgr_produce_encode(struct tgr_transport *t, struct tgr_arena *arena,
                        struct tgr_produce *produce, struct tgr_batches *batches,
                        struct sti_err *err);
-/* Bytes of its batches. */
-uint64_t tgr_produce_bytes(const struct sti_produce *call);
 /* The answered rows as messages, which point to them. NULL when memory ran out. */
 Streamit__V1__ProduceResult **tgr_produce_results(struct tgr_rpc *rpc, struct tgr_arena *arena,
                                                   const struct sti_produce *call);

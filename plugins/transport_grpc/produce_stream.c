@@ -485,7 +485,7 @@ static bool advance(struct stream *stream, struct item *item, bool on_executor)
         refuse(stream, item, rc, &err);
         return true;
     }
-    stream->admit.bytes = tgr_produce_bytes(&item->produce->call);
+    stream->admit.bytes = sti_produce_cost(&item->produce->call);
     stream->admit.resume = on_room;
     stream->admit.request = &item->request;
     stream->current = item; /* on_room may come before admit returns */

@@ -145,6 +145,20 @@ struct sti_produce {
     void *user; /* the caller's */
 };
 
+/* What a row costs beside its bytes, for as long as its call is under way. */
+#define STI_PRODUCE_ROW_COST 1024u
+
+/* What a call takes of broker.inflight_bytes_max, and what `admit` is asked for. */
+static inline uint64_t sti_produce_cost(const struct sti_produce *call)
+{
+    uint64_t cost = (uint64_t)call->row_count * STI_PRODUCE_ROW_COST;
+    uint32_t i;
+    for (i = 0; i < call->row_count; i++) {
+        cost += sti_slices_len(call->rows[i]->slices, call->rows[i]->slice_count);
+    }
+    return cost;
+}
+
 /* ---- fetch */
 
 #define STI_FETCH_SLICES_MAX 16u
@@ -337,8 +351,8 @@ struct sti_await {
 
 /* A transport that waits for room. Caller's memory until `resume`. */
 struct sti_admit {
-    struct sti_admit *next; /* the broker's */
-    uint64_t bytes;
+    struct sti_admit *next;                  /* the broker's */
+    uint64_t bytes;                          /* sti_produce_cost */
     void (*resume)(struct sti_admit *admit); /* there may be room now: ask again */
     /* since 0.4 */
     const struct sti_request *request; /* whose connection has a share; valid until admit returns */
