@@ -580,26 +580,27 @@ static int send_slow(struct sti_producer_topic *topic, const struct sti_producer
                      int32_t wanted, uint64_t bytes, uint64_t limit, struct sti_err *err)
 {
     struct sti_producer *producer = topic->producer;
-    int rc = window_wait(producer, bytes, (record->flags & STI_SEND_NO_WAIT) != 0, err);
-    if (rc == STI_OK && producer->closing) {
-        rc = sti_err_set(err, STI_E_CANCELLED, "topic %s: the producer is being closed",
-                         topic->topic->name);
-        if (err != NULL) {
-            err->traits = 0; /* the record was not taken */
+    struct partition *part = NULL;
+    bool full;
+    do { /* closing a full batch drops the lock: others may have taken the room meanwhile */
+        int rc = window_wait(producer, bytes, (record->flags & STI_SEND_NO_WAIT) != 0, err);
+        if (rc == STI_OK && producer->closing) {
+            rc = sti_err_set(err, STI_E_CANCELLED, "topic %s: the producer is being closed",
+                             topic->topic->name);
+            if (err != NULL) {
+                err->traits = 0; /* the record was not taken */
+            }
         }
-    }
-    if (rc == STI_OK) {
-        rc = choose_partition(topic, wanted, record, err);
-    }
-    if (rc < 0) {
-        return rc;
-    }
-    struct partition *part = topic->parts[rc];
-    while (part->open != NULL && sti_batch_builder_len(part->open->builder) + bytes > limit) {
-        open_close(part);
+        if (rc != STI_OK) {
+            return rc;
+        }
         part = topic->parts[choose_partition(topic, wanted, record, NULL)];
-    }
-    rc = record_append(part, record, bytes, err);
+        full = part->open != NULL && sti_batch_builder_len(part->open->builder) + bytes > limit;
+        if (full) {
+            open_close(part);
+        }
+    } while (full);
+    int rc = record_append(part, record, bytes, err);
     if (rc == STI_OK) {
         producer_kick(part);
     }
