@@ -18,6 +18,8 @@
  */
 #include <unistd.h>
 
+#include <sched.h>
+
 #include "broker/internal.h"
 
 enum { PROGRESS_US = 1000000, HEALTH_US = 100000, PARALLEL_LEAST = 2, PARALLEL_MOST = 64 };
@@ -242,4 +244,6 @@ void brk_opening_ended(struct brk_partition *part, bool failed, uint64_t cut_byt
     } else if (!last && is_due(&o->progress_us, now, PROGRESS_US)) {
         progress_report(broker);
     }
+    (void)sched_yield(); /* whoever touches a partition now need not wait for this thread's turn to
+                            end */
 }
