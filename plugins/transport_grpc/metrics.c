@@ -38,6 +38,11 @@ void tgr_metrics_init(struct tgr_transport *t)
         metrics->latency_us =
             t->host->histogram(t->host->ctx, "streamit_grpc_request_duration_seconds", labels,
                                "Time from the arrival of a request to its answer.");
+        metrics->send_us =
+            tgr_is_stream((enum tgr_method)m) || tgr_is_record_stream((enum tgr_method)m)
+                ? NULL
+                : t->host->histogram(t->host->ctx, "streamit_grpc_send_seconds", labels,
+                                     "Time from an answer until it has left, or its client has.");
     }
     t->copied_bytes = counter(t, "streamit_grpc_copied_bytes_total", NULL, NULL,
                               "Bytes of records copied to encode or decode them; batches are not "
@@ -84,7 +89,15 @@ void tgr_metrics_count(struct tgr_rpc *rpc, int code, size_t sent_bytes)
     sti_metric_add(requests_of(rpc, number), 1);
     sti_metric_add(metrics->sent_bytes, sent_bytes);
     if (!tgr_is_stream(rpc->method) && !tgr_is_record_stream(rpc->method)) {
-        sti_histogram_record(metrics->latency_us,
-                             sti_now_us(rpc->t->host) - rpc->request.received_us);
+        rpc->answered_us = sti_now_us(rpc->t->host);
+        sti_histogram_record(metrics->latency_us, rpc->answered_us - rpc->request.received_us);
+    }
+}
+
+void tgr_metrics_sent(struct tgr_rpc *rpc)
+{
+    if (rpc->answered_us != 0) {
+        sti_histogram_record(rpc->t->metrics[rpc->method].send_us,
+                             sti_now_us(rpc->t->host) - rpc->answered_us);
     }
 }

@@ -95,6 +95,9 @@ int tgr_rpc_batch(struct tgr_rpc *rpc, const grpc_op *ops, size_t count, struct 
 static void on_done(struct tgr_tag *tag, bool ok)
 {
     (void)ok;
+    if (tag == &tag->rpc->tag_done) {
+        tgr_metrics_sent(tag->rpc);
+    }
     tgr_rpc_unref(tag->rpc);
 }
 

@@ -98,7 +98,7 @@ struct tgr_method_metrics {
     struct sti_metric *_Atomic requests[TGR_CODES];
     struct sti_metric *received_bytes, *sent_bytes;
     struct sti_metric *received_messages, *sent_messages; /* of streams; else NULL */
-    struct sti_histogram *latency_us;
+    struct sti_histogram *latency_us, *send_us;
 };
 
 /* Calls of some connections: those that wait for data, and produce calls on their way to the
@@ -165,6 +165,7 @@ struct tgr_rpc {
     int cancelled; /* gRPC's, valid after tag_close or tag_done */
     bool active;   /* a call, no longer a slot */
     struct sti_request request;
+    uint64_t answered_us;         /* when its answer was given to gRPC; 0: not yet */
     uint32_t retry_after_ms;      /* of the call's own error: the broker's word through `request` */
     const uint8_t *authorization; /* the header, borrowed from `metadata`; NULL: none */
     size_t authorization_len;
@@ -261,6 +262,8 @@ void tgr_parked_each(struct tgr_transport *t, void (*visit)(struct tgr_rpc *rpc)
 /* ---- metrics.c ---- */
 void tgr_metrics_init(struct tgr_transport *t);
 void tgr_metrics_count(struct tgr_rpc *rpc, int code, size_t sent_bytes);
+/* Its answer has left, or its client has. */
+void tgr_metrics_sent(struct tgr_rpc *rpc);
 
 /* ---- handlers ---- */
 void tgr_produce_handle(struct tgr_rpc *rpc);

@@ -159,7 +159,7 @@ static int heartbeat_export(void *self, void (*write)(void *arg, const char *tex
 static const struct sti_metrics heartbeat_metrics = {
     .iface = {.struct_size = sizeof(struct sti_metrics),
               .major = STI_METRICS_MAJOR,
-              .minor = STI_METRICS_MINOR,
+              .minor = 1, /* what 0.2 promises of the lines it does not */
               .id = STI_METRICS_ID},
     .export_now = heartbeat_export};
 

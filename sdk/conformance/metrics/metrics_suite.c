@@ -356,7 +356,7 @@ static const char *const cap_names[] = {NULL};
 const struct cfm_suite cfm_metrics_suite = {.name = "metrics",
                                             .iface = STI_METRICS_ID,
                                             .major = STI_METRICS_MAJOR,
-                                            .minor_min = 1,
+                                            .minor_min = 2,
                                             .cases = cases,
                                             .case_count = sizeof cases / sizeof cases[0],
                                             .cap_names = cap_names};
