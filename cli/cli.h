@@ -61,7 +61,8 @@ struct cli_command {
 
 extern const struct cli_command cli_create_topic, cli_alter_topic, cli_describe_topic,
     cli_list_topics, cli_delete_topic, cli_find_leader, cli_produce, cli_consume, cli_dump,
-    cli_plugin_check, cli_bench_produce, cli_bench_consume, cli_bench_latency, cli_bench_end_to_end;
+    cli_plugin_check, cli_bench_produce, cli_bench_consume, cli_bench_latency, cli_bench_end_to_end,
+    cli_watch;
 
 /* Set by SIGINT and SIGTERM; a second signal ends the process at once. */
 extern volatile sig_atomic_t cli_interrupted;

@@ -12,7 +12,7 @@ static const struct cli_command *const commands[] = {
     &cli_create_topic,  &cli_alter_topic,   &cli_describe_topic, &cli_list_topics,
     &cli_delete_topic,  &cli_find_leader,   &cli_produce,        &cli_consume,
     &cli_bench_produce, &cli_bench_consume, &cli_bench_latency,  &cli_bench_end_to_end,
-    &cli_dump,          &cli_plugin_check,
+    &cli_watch,         &cli_dump,          &cli_plugin_check,
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 

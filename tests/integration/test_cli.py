@@ -2,7 +2,9 @@
 """The contract of the command line: exit statuses, error texts, JSON, summaries, help."""
 
 import json
+import pty
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -209,6 +211,46 @@ class WithServer(harness.TestCase):
         env = dict(os.environ, STREAMIT_SERVER=self.host.server)
         self.assertIn("t", self.cli(None, "list-topics", env=env).out)
         self.assertIn("t", self.cli(f"127.0.0.1:1,{self.host.server}", "list-topics").out)
+
+    def test_watch_tells_rates_and_the_busiest_first(self):
+        self.cli(self.host, "create-topic", "--name", "a-idle", "--partitions", "2")
+        self.cli(self.host, "create-topic", "--name", "busy")
+        producer = harness.spawn([harness.CLI, "--server", self.host.server, "produce", "--topic", "busy", "--size", "100",
+                                  "--rate", "2000", "--duration-s", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            for _ in range(50):  # until the records flow
+                ticks = self.cli(self.host, "watch", "--interval-ms", "300", "--count", "2", options=["--json"]).json_lines
+                if all(tick["total"]["records_per_s"] > 0 for tick in ticks):
+                    break
+            self.assertEqual(len(ticks), 2)
+            self.assertEqual([row["name"] for row in ticks[1]["topics"]], ["busy", "a-idle"])
+            busy, idle = ticks[1]["topics"]
+            self.assertGreater(busy["records_per_s"], 0)
+            self.assertEqual((idle["records_per_s"], idle["bytes_per_s"], idle["partitions"], idle["offline"]), (0, 0, 2, 0))
+            self.assertEqual(ticks[1]["total"]["partitions"], 3)
+            text = self.cli(self.host, "watch", "--topic", "a-idle", "--interval-ms", "10", "--count", "1").out
+            self.assertRegex(text, r"(?m)^TOPIC +PARTITIONS")
+            self.assertNotIn("busy", text)
+            self.assertNotIn("\033", text, "no terminal, no control characters")
+        finally:
+            producer.kill()
+            producer.wait(20)
+        self.error(self.cli(self.host, "watch", "--topic", "nope", "--count", "1", status=1), "UNKNOWN_TOPIC")
+
+    def test_watch_on_a_terminal_replaces_its_table_and_ends_at_an_interrupt(self):
+        self.cli(self.host, "create-topic", "--name", "t")
+        leader, follower = pty.openpty()
+        watch = harness.spawn([harness.CLI, "--server", self.host.server, "watch", "--interval-ms", "50"], stdin=subprocess.DEVNULL,
+                              stdout=follower, stderr=subprocess.DEVNULL)
+        os.close(follower)
+        seen = b""
+        while seen.count(b"\033[H\033[J") < 3:
+            self.assertTrue(select.select([leader], [], [], 20)[0], seen)
+            seen += os.read(leader, 4096)
+        watch.send_signal(signal.SIGINT)
+        self.assertEqual(watch.wait(20), 130)
+        os.close(leader)
+        self.assertIn(b"1 topics", seen)
 
     def test_find_leader(self):
         self.cli(self.host, "create-topic", "--name", "t")
