@@ -279,7 +279,7 @@ def null_call(bench, node):
 
 
 def bare_sync(bench):
-    sync = raw("raw_disk", "sync", bench.folder, max(20, bench.plan.calls // 4), 1024)
+    sync = raw("raw_disk", "sync", bench.folder, max(20, bench.plan.calls // 10), 1024)
     bench.put(sync_p50=sync["sync_p50_us"] / 1e3, sync_p99=sync["sync_p99_us"] / 1e3)
 
 
