@@ -16,9 +16,8 @@
  * What recovery does is told at most once a second (recovery_progress), and once when all that a
  * start had to open is through (recovery_done); /ready lists how many are still to come.
  */
-#include <unistd.h>
-
 #include <sched.h>
+#include <unistd.h>
 
 #include "broker/internal.h"
 
@@ -244,6 +243,6 @@ void brk_opening_ended(struct brk_partition *part, bool failed, uint64_t cut_byt
     } else if (!last && is_due(&o->progress_us, now, PROGRESS_US)) {
         progress_report(broker);
     }
-    (void)sched_yield(); /* whoever touches a partition now need not wait for this thread's turn to
-                            end */
+    /* Whoever touches a partition now need not wait for this thread's turn to end. */
+    (void)sched_yield();
 }

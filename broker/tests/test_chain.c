@@ -328,6 +328,7 @@ static void test_older_transport(void **state)
     p.rows[0].struct_size = offsetof(struct sti_produce_row, chain);
     produce_send(stream.fix, &p);
     ends_at(&p, 0);
+    assert_int_equal(stream.chain.failed, 1); /* and is left alone */
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, fix_setup, fix_teardown)

@@ -114,6 +114,7 @@ static void test_strand_keeps_order_under_load(void **state)
     static struct sti_strand strand;
     (void)state;
     strand_under_load(&strand, false);
+    assert_int_equal(atomic_load(&tasks_done), POSTERS * TASKS);
 }
 
 static void test_try_run_under_load(void **state)
@@ -121,6 +122,7 @@ static void test_try_run_under_load(void **state)
     static struct sti_strand strand;
     (void)state;
     strand_under_load(&strand, true);
+    assert_int_equal(atomic_load(&tasks_done), POSTERS * TASKS);
 }
 
 /* ---- entering a strand on the caller's thread */
