@@ -9,7 +9,10 @@
  * `done`. A function that returns STI_OK runs `done` exactly once, on any thread, possibly before
  * it returns; one that returns an error never runs it. `done` must not block. Each row carries its
  * own status; a call-level error is for what concerns all rows (drain, authentication). Nothing
- * here does file I/O, or waits for a lock held over it, on the caller's thread.
+ * here waits for a disk, or for a lock held over file I/O, on the caller's thread: a small produce
+ * call may write into memory of the operating system on it, and then run, before it returns, its
+ * own `done` and that of a fetch that waited for the records. So whoever produces holds no lock
+ * that a `done` takes.
  *
  * Order. Appends to one partition that arrive over one connection are appended in the order of the
  * produce calls. Answers may complete in any order; a wire that promises response order keeps it
