@@ -5,9 +5,9 @@
  * lies a window or more ahead; nothing has to be filled by a timer, and an idle entity costs
  * nothing. Times are nanoseconds of the monotonic clock.
  *
- * Rules are immutable. A change takes all shards' locks, puts the new ones in place and lets go;
- * each entity finds its new rule when it is used next, and takes what its bucket lacks over to the
- * new rate.
+ * Rules are immutable, and used under a shard's lock only. A change puts new ones in place, and
+ * takes each lock once, one after the other, before it frees the old ones. Each entity finds its
+ * new rule when it is used next, and takes what its bucket lacks over to the new rate.
  */
 #include "broker/quota.h"
 
@@ -280,10 +280,10 @@ static void entity_follow(struct quota_entity *e, const struct quota_rules *rule
 
 /* The entity of a name, as the one used last, its rule up to date. @locks shard->mu held
  * @return NULL: nothing limits it */
-static struct quota_entity *entity_use(struct quota *q, struct quota_shard *shard, enum quota_by by,
+static struct quota_entity *entity_use(struct quota *q, const struct quota_rules *rules,
+                                       struct quota_shard *shard, enum quota_by by,
                                        const char *name, size_t len, uint64_t hash, uint64_t now_ns)
 {
-    const struct quota_rules *rules = q->rules;
     struct quota_entity *e = shard->slots == NULL ? NULL : shard->slots[(hash >> 8) & slot_mask(q)];
     while (e != NULL && (e->hash != hash || strcmp(e->name, name) != 0)) {
         e = e->next;
@@ -326,8 +326,9 @@ static void bucket_open(struct quota *q, const struct sti_request *request, enum
     b->shard = &q->shards[by][hash % QUOTA_SHARDS];
     b->now_ns = now_us * 1000u;
     pthread_mutex_lock(&b->shard->mu);
-    b->window_ns = q->rules == NULL ? 0 : q->rules->window_ns;
-    b->entity = q->rules == NULL ? NULL : entity_use(q, b->shard, by, name, len, hash, b->now_ns);
+    const struct quota_rules *rules = atomic_load_explicit(&q->rules, memory_order_acquire);
+    b->window_ns = rules->window_ns;
+    b->entity = entity_use(q, rules, b->shard, by, name, len, hash, b->now_ns);
 }
 
 static void bucket_close(struct bucket *b)
@@ -500,14 +501,16 @@ void quota_fini(struct quota *q)
             pthread_mutex_destroy(&shard->mu);
         }
     }
-    rules_free(q->rules);
+    rules_free(atomic_load(&q->rules));
 }
 
-static void each_shard(struct quota *q, int (*fn)(pthread_mutex_t *mu))
+/* Wait until nobody uses the rules that were replaced: they are used under a shard's lock only. */
+static void grace(struct quota *q)
 {
     for (int by = 0; by < QUOTA_BYS; by++) {
         for (int i = 0; i < QUOTA_SHARDS; i++) {
-            (void)fn(&q->shards[by][i].mu);
+            pthread_mutex_lock(&q->shards[by][i].mu);
+            pthread_mutex_unlock(&q->shards[by][i].mu);
         }
     }
 }
@@ -519,17 +522,16 @@ int quota_set(struct quota *q, const struct quota_conf *conf, struct sti_err *er
     if (rules == NULL) {
         return rc;
     }
-    each_shard(q, pthread_mutex_lock);
-    struct quota_rules *old = q->rules;
+    struct quota_rules *old = atomic_load(&q->rules);
     if (old == NULL) { /* the number of slots is fixed from the first entity on */
         q->shard_max = (uint32_t)((conf->entities_max + QUOTA_SHARDS - 1) / QUOTA_SHARDS);
     }
     rules->generation = old == NULL ? 1 : old->generation + 1;
-    q->rules = rules;
+    atomic_store(&q->rules, rules);
     for (int k = 0; k < QUOTA_KINDS; k++) {
         atomic_store(&q->active[k], rules->active[k]);
     }
-    each_shard(q, pthread_mutex_unlock);
+    grace(q);
     rules_free(old);
     return STI_OK;
 }

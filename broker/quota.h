@@ -65,7 +65,7 @@ struct quota_shard {
 struct quota {
     const struct sti_host *host;
     _Atomic uint32_t active[QUOTA_KINDS]; /* bit 1 << enum quota_by: some rule limits that */
-    struct quota_rules *rules;            /* read under a shard's lock, replaced under all */
+    struct quota_rules *_Atomic rules;    /* never NULL after the first set; used under a lock */
     uint32_t shard_max;                   /* entities of a shard */
     struct quota_shard shards[QUOTA_BYS][QUOTA_SHARDS];
     struct sti_metric *throttled[QUOTA_BYS][QUOTA_KINDS], *entities, *evicted;

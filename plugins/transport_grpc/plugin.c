@@ -35,9 +35,11 @@ OPTION(fetch_response_bytes_max, .type = STI_OPT_INT, .def = "67108864", .min = 
        .max = 1 << 30, .unit = "bytes",
        .help = "A fetch that asks for more is answered with so much; a first batch that is larger "
                "comes whole.");
-OPTION(memory_bytes_max, .type = STI_OPT_INT, .def = "0", .min = 0, .max = INT64_C(1) << 40,
+OPTION(memory_bytes_max, .type = STI_OPT_INT, .def = "1G", .min = 0, .max = INT64_C(1) << 40,
        .unit = "bytes",
-       .help = "Memory that gRPC may use for connections and messages; 0: without limit.");
+       .help =
+           "Memory that gRPC may use for connections and messages; when it is used up, calls whose "
+           "messages are still on their way end. 0: without limit.");
 OPTION(stream_requests_max, .type = STI_OPT_INT, .def = "64", .min = 1, .max = 65536,
        .help = "Requests of one produce stream that may be under way; with so many the stream is "
                "not read from.");

@@ -3,7 +3,9 @@
 
 import os
 import re
+import select
 import signal
+import struct
 import sys
 import threading
 import time
@@ -12,6 +14,7 @@ import urllib.request
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
 import harness  # noqa: E402
+import http2  # noqa: E402
 import record_batch  # noqa: E402
 from grpc_client import Client, grpc, pb, status_error  # noqa: E402
 
@@ -222,6 +225,75 @@ class Flood(Flow):
                 thread.join(60)
         self.assertGreater(put_off[0], 0)
         self.assertEqual(self.scrape(node)['streamit_produce_throttled_total{limit="share"}'], put_off[0])
+
+
+class Slow(http2.Wire):
+    """Calls whose messages come as far as the server's windows let them, and never to their end."""
+
+    LARGE, PART = 15 << 20, 16384
+
+    def __init__(self, node, calls):
+        super().__init__(node.server)
+        self.begin()
+        self.room, self.initial, self.input, self.sent = 65535, 65535, b"", 0
+        self.calls = {2 * i + 1: 65535 for i in range(calls)}
+        for call in self.calls:
+            self.headers(call, http2.request("/streamit.v1.StreamIt/Produce"))
+            self.put(call, http2.message(b"", self.LARGE))
+
+    def put(self, call, data):
+        self.send(http2.frame(http2.DATA, 0, call, data))
+        self.calls[call] -= len(data)
+        self.room -= len(data)
+        self.sent += len(data)
+
+    def read(self):
+        if not select.select([self.socket], [], [], 0.01)[0]:
+            return
+        self.input += self.socket.recv(1 << 20)
+        while len(self.input) >= 9 and len(self.input) >= 9 + int.from_bytes(self.input[:3], "big"):
+            length, kind, flags = int.from_bytes(self.input[:3], "big"), self.input[3], self.input[4]
+            call, body = int.from_bytes(self.input[5:9], "big"), self.input[9 : 9 + length]
+            self.input = self.input[9 + length :]
+            if kind == http2.WINDOW_UPDATE and call == 0:
+                self.room += int.from_bytes(body, "big")
+            elif kind == http2.WINDOW_UPDATE and call in self.calls:
+                self.calls[call] += int.from_bytes(body, "big")
+            elif kind == http2.SETTINGS and flags == 0:
+                for key, value in struct.iter_unpack(">HI", body):
+                    grown, self.initial = (value - self.initial, value) if key == 4 else (0, self.initial)
+                    self.calls = {c: n + grown for c, n in self.calls.items()}
+                self.send(http2.frame(http2.SETTINGS, 1, 0))
+            elif kind == http2.PING and flags == 0:
+                self.send(http2.frame(http2.PING, 1, 0, body))
+            elif kind == http2.RST_STREAM:
+                self.calls.pop(call, None)
+
+    def push(self):
+        for call in list(self.calls):
+            if min(self.calls[call], self.room) >= self.PART and self.sent < len(self.calls) * (self.LARGE - self.PART):
+                self.put(call, b"x" * self.PART)
+
+
+class Memory(Flow):
+    def test_messages_on_their_way(self):
+        """What has arrived of messages that never end is bounded; without that it were 600 MB."""
+        limit = 64 << 20
+        node = self.node(sets=[f"plugins.transport_grpc.memory_bytes_max={limit}"])
+        node.start()
+        with Client(node) as client, Slow(node, 40) as slow:
+            client.create("t")
+            most, before, end = 0, -1, time.monotonic() + 1
+            while slow.calls and slow.sent < 2 * limit and time.monotonic() < end:
+                slow.read()
+                slow.push()
+                if slow.sent > before:  # as long as the node takes more
+                    before, end = slow.sent, max(end, time.monotonic() + 1)
+                with open(f"/proc/{node.process.pid}/status", encoding="ascii") as file:
+                    most = max(most, *(int(line.split()[1]) << 10 for line in file if line.startswith("RssAnon")))
+            self.assertLess(most, 2 * limit)
+            slow.close()
+            client.produce("t", 0, [b"x"], timeout=30)
 
 
 if __name__ == "__main__":
