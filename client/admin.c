@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static uint64_t admin_due(const struct sti_client *client)
 {
@@ -270,19 +271,25 @@ static int describe_parse(struct cl_ask *ask, const uint8_t *data, size_t len,
     return STI_OK;
 }
 
+static int describe(struct sti_client *client, const char *name, uint64_t due_us,
+                    struct sti_admin_description **out, struct sti_err *err)
+{
+    Streamit__V1__DescribeTopicRequest request = STREAMIT__V1__DESCRIBE_TOPIC_REQUEST__INIT;
+    struct describe_ask ask = {.ask = {.method = CL_DESCRIBE_TOPIC,
+                                       .request = &request.base,
+                                       .idempotent = true,
+                                       .due_us = due_us,
+                                       .parse = describe_parse}};
+    request.name = (char *)(uintptr_t)name;
+    int rc = cl_ask_run(client, &ask.ask, err);
+    *out = ask.description;
+    return rc;
+}
+
 int sti_admin_describe_topic(struct sti_client *client, const char *name,
                              struct sti_admin_description **out, struct sti_err *err)
 {
-    Streamit__V1__DescribeTopicRequest request = STREAMIT__V1__DESCRIBE_TOPIC_REQUEST__INIT;
-    struct describe_ask describe = {.ask = {.method = CL_DESCRIBE_TOPIC,
-                                            .request = &request.base,
-                                            .idempotent = true,
-                                            .due_us = admin_due(client),
-                                            .parse = describe_parse}};
-    request.name = (char *)(uintptr_t)name;
-    int rc = cl_ask_run(client, &describe.ask, err);
-    *out = describe.description;
-    return rc;
+    return describe(client, name, admin_due(client), out, err);
 }
 
 void sti_admin_description_free(struct sti_admin_description *description)
@@ -297,6 +304,61 @@ void sti_admin_description_free(struct sti_admin_description *description)
         free(block->config);
         free(block);
     }
+}
+
+/* What a topic still lacks, as a sentence. @return false: nothing */
+static bool topic_lacks(const struct sti_admin_description *topic, struct sti_err *err)
+{
+    for (size_t i = 0; i < topic->partition_count; i++) {
+        const struct sti_admin_partition *p = &topic->partitions[i];
+        if (p->leader < 0 || p->status != STI_OK) {
+            (void)sti_err_set(err, STI_E_TIMED_OUT, "%s-%d takes no appends yet: %.150s",
+                              topic->name, p->partition,
+                              p->leader < 0               ? "it has no leader"
+                              : p->status_message != NULL ? p->status_message
+                                                          : sti_status_text(p->status));
+            return true;
+        }
+    }
+    return false;
+}
+
+int sti_admin_await_topic(struct sti_client *client, const char *name, uint32_t timeout_ms,
+                          struct sti_err *err)
+{
+    uint64_t due = cl_due_us(timeout_ms);
+    uint32_t cancels = atomic_load(&client->cancels);
+    struct sti_err own;
+    for (uint32_t tries = 0;; tries++) {
+        struct sti_admin_description *topic = NULL;
+        int rc = describe(client, name, due, &topic, &own);
+        if (rc == STI_OK && !topic_lacks(topic, &own)) {
+            sti_admin_description_free(topic);
+            return STI_OK;
+        }
+        sti_admin_description_free(topic);
+        if (rc == STI_E_UNKNOWN_TOPIC) {
+            (void)sti_err_set(&own, STI_E_TIMED_OUT, "topic %.200s is not there yet", name);
+        } else if (rc != STI_OK && rc != STI_E_UNAVAILABLE && rc != STI_E_TIMED_OUT) {
+            break;
+        }
+        uint64_t wait = cl_backoff_us(client, tries < 3 ? tries : 3, 0);
+        if (atomic_load(&client->cancels) != cancels) {
+            (void)sti_err_set(&own, STI_E_CANCELLED, "topic %.200s: the wait was cancelled", name);
+            break;
+        }
+        if (cl_now_us() + wait >= due) {
+            break;
+        }
+        struct timespec pause = {.tv_sec = (time_t)(wait / 1000000u),
+                                 .tv_nsec = (long)(wait % 1000000u) * 1000};
+        (void)nanosleep(&pause, NULL);
+    }
+    if (err != NULL) {
+        *err = own;
+        err->traits &= ~STI_TRAIT_INDEFINITE; /* it changes nothing */
+    }
+    return own.code;
 }
 
 /* ---- leaders and offsets ------------------------------------------------------------------- */

@@ -348,6 +348,7 @@ int sti_client_new(struct sti_client **out, const struct sti_client_config *conf
 
 void sti_client_cancel(struct sti_client *client)
 {
+    atomic_fetch_add(&client->cancels, 1);
     cl_asks_cancel(client, false);
 }
 

@@ -299,8 +299,9 @@ struct sti_client {
     pthread_mutex_t call_mu; /* handles of calls, for cancelling; innermost */
     struct cl_conn *conns;
     struct cl_topic *topics;
-    struct cl_ask *asks; /* under way, for cancelling. @locks mu, as asking and stopping */
-    uint32_t asking;     /* whose `done` has not returned */
+    _Atomic uint32_t cancels; /* calls of sti_client_cancel */
+    struct cl_ask *asks;      /* under way, for cancelling. @locks mu, as asking and stopping */
+    uint32_t asking;          /* whose `done` has not returned */
     bool stopping;
     pthread_cond_t idle; /* no ask is under way. @locks mu */
     struct cl_alarm watch;

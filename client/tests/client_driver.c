@@ -13,7 +13,8 @@
  *     consumer [KEY=N ...]                 prefetch_bytes fetch_bytes max_wait_ms timeout_ms
  *     assign|seek TOPIC PARTITION OFFSET | unassign|pause|resume|position TOPIC PARTITION
  *     poll MS | drain MS COUNT | wakeup | closec
- *     create NAME PARTITIONS | grow NAME PARTITIONS | describe NAME | cancel MS | end
+ *     create NAME PARTITIONS | grow NAME PARTITIONS | describe NAME | await NAME MS | cancel MS |
+ * end
  *
  * Every command is answered by "ok ..." or "CODE sentence". Reports come as "report TOPIC PARTITION
  * OFFSET CODE TRAITS SEQUENCE", one for each record, SEQUENCE counting the sends from 0; records as
@@ -361,6 +362,8 @@ static int command(char **words, struct sti_err *err)
         rc = sti_admin_create_topic(d.client, words[1], num(words[2]), 1, NULL, 0, NULL, err);
     } else if (strcmp(what, "grow") == 0) {
         rc = sti_admin_alter_topic(d.client, words[1], num(words[2]), NULL, 0, err);
+    } else if (strcmp(what, "await") == 0) {
+        rc = sti_admin_await_topic(d.client, words[1], (uint32_t)num(words[2]), err);
     } else if (strcmp(what, "describe") == 0) {
         rc = describe(words[1], err);
     } else if (strcmp(what, "cancel") == 0) {

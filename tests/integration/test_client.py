@@ -559,6 +559,20 @@ class Real(harness.TestCase):
         self.assertEqual(values, [f"r{r}-{i}" for r in range(3) for i in range(100)])
         driver.end()
 
+    def test_waiting_for_a_topic(self):
+        self.driver.ok("await", "t", 10000)
+        self.assertEqual(self.driver("await", "later", 200), "TIMED_OUT")
+        other = Driver(self.host.server)
+        self.addCleanup(other.kill)
+        other.start("await", "later", 30000)
+        time.sleep(0.2)
+        self.driver.ok("create", "later", 1)
+        self.assertEqual(other.answer()[0], "ok")
+        other.ok("cancel", 200)
+        self.assertEqual(other("await", "never", 30000), "CANCELLED")
+        other.end()
+        self.driver.end()
+
     def test_many_small_topics(self):
         driver = self.driver
         driver.ok("producer")

@@ -431,6 +431,13 @@ STI_CLIENT_API int sti_admin_describe_topic(struct sti_client *client, const cha
                                             struct sti_err *err);
 STI_CLIENT_API void sti_admin_description_free(struct sti_admin_description *description);
 
+/* Wait until every partition of a topic has a leader and takes appends, for example after it was
+ * created in a cluster, or after a node's start; a topic that is not there is waited for.
+ * @return STI_OK; STI_E_TIMED_OUT (the message says what is missing); STI_E_CANCELLED; what the
+ * servers refuse for good */
+STI_CLIENT_API int sti_admin_await_topic(struct sti_client *client, const char *name,
+                                         uint32_t timeout_ms, struct sti_err *err);
+
 struct sti_admin_leader {
     int32_t node_id;
     int32_t port;
