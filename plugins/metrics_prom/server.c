@@ -22,6 +22,8 @@ enum {
 };
 
 struct mpr_server {
+    struct sti_collector collector; /* first */
+    struct sti_metric *connections;
     const struct sti_host *host;
     struct MHD_Daemon *daemon;
     struct sti_metric *requests, *errors;
@@ -150,6 +152,31 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
     return answer(arg, connection, method, url);
 }
 
+static void collect(struct sti_collector *collector, const struct sti_metrics_visitor *visitor,
+                    void *arg)
+{
+    struct mpr_server *server = (struct mpr_server *)(void *)collector;
+    const union MHD_DaemonInfo *info =
+        MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+    (void)visitor;
+    (void)arg;
+    if (info != NULL) {
+        sti_metric_set(server->connections, info->num_connections);
+    }
+}
+
+/* Be part of visits. Hosts before 0.2 have none: the gauge stays 0. */
+static void collector_join(struct mpr_server *server)
+{
+    const struct sti_host *host = server->host;
+    if (STI_HAS(host, collector_add)) {
+        server->connections = host->metric(host->ctx, STI_METRIC_GAUGE, "streamit_http_connections",
+                                           NULL, "Connections of the HTTP server that are open.");
+        server->collector.collect = collect;
+        host->collector_add(host->ctx, &server->collector);
+    }
+}
+
 int mpr_server_start(struct mpr_server **out, const struct sti_host *host,
                      const struct mpr_conf *conf, struct sti_err *err)
 {
@@ -185,6 +212,7 @@ int mpr_server_start(struct mpr_server **out, const struct sti_host *host,
         return sti_err_set(err, STI_E_RESOURCE_EXHAUSTED, "no HTTP server on %s could be started",
                            address);
     }
+    collector_join(server);
     host->announce(host->ctx, address);
     *out = server;
     return STI_OK;
@@ -198,6 +226,9 @@ uint16_t mpr_server_port(const struct mpr_server *server)
 void mpr_server_stop(struct mpr_server *server)
 {
     if (server != NULL) {
+        if (STI_HAS(server->host, collector_remove)) {
+            server->host->collector_remove(server->host->ctx, &server->collector);
+        }
         MHD_stop_daemon(server->daemon);
         free(server);
     }

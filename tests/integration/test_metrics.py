@@ -365,6 +365,11 @@ class Pressure(Case):
             self.assertEqual(answer.status, status, (method, path))
             self.assertEqual(len(body) == 0, method == "HEAD", (method, path))
             connection.close()
+        host, _, port = node.http.rpartition(":")
+        with socket.create_connection((host, int(port)), 10) as idle:
+            idle.sendall(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
+            self.assertTrue(idle.recv(100))
+            self.assertGreaterEqual(self.sample(node, "streamit_http_connections"), 2, "this one and the scrape")
         version = json.loads(scrape(node, "/version")[1])
         self.assertEqual(set(version), {"name", "version", "commit", "abi", "node_id", "cluster_id", "uptime_seconds"})
         self.assertRegex(version["commit"], r"^([0-9a-f]{12})?$")
