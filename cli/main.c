@@ -1,4 +1,5 @@
 /* main.c -- the `streamit` command: global options, and the way to each command. */
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,12 +146,23 @@ static int run(struct cli *cli, int argc, char **argv)
     return cli->command->run(cli, argc - words + 1, argv + words - 1);
 }
 
+/* What the network brings is a block of memory for each read. Kept at hand, a block costs nothing;
+ * given back to the kernel and asked for again, it costs a fault for each of its pages, which is
+ * most of what reading costs a client (docs/client.md, Throughput). */
+static void keep_memory(void)
+{
+    enum { MMAP_BYTES = 256 << 20, TRIM_BYTES = 512 << 20 };
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_BYTES);
+    (void)mallopt(M_TRIM_THRESHOLD, TRIM_BYTES);
+}
+
 int main(int argc, char **argv)
 {
     struct cli cli = {.timeout_ms = 30000, .server = getenv("STREAMIT_SERVER")};
     if (cli.server == NULL || cli.server[0] == '\0') {
         cli.server = "localhost:8080";
     }
+    keep_memory();
     signals_init();
     optind = 0;
     int status = run(&cli, argc, argv);
