@@ -61,6 +61,16 @@ static void reader_retry_fire(struct cl_alarm *alarm, bool cancelled)
     consumer_idle(c);
 }
 
+/* Is it no use to try again? Nor is it when the server asks for a wait that would end after the
+ * time that the consumer gives: better to say so now than to be silent until then. */
+static bool hopeless(const struct sti_consumer *c, const struct cl_failure *failure,
+                     uint64_t since_us, uint64_t now_us)
+{
+    uint64_t asked_us = (uint64_t)failure->retry_after_ms * 1000u;
+    return !cl_may_retry(failure->err.traits, true) ||
+           now_us + asked_us - since_us >= (uint64_t)c->config.timeout_ms * 1000u;
+}
+
 /* The row of a partition says why it ends: it is not carried any more. */
 static void reader_failed(struct reader *r, const struct cl_failure *failure)
 {
@@ -70,8 +80,7 @@ static void reader_failed(struct reader *r, const struct cl_failure *failure)
     if (r->failures++ == 0) {
         r->failing_since_us = now;
     }
-    if (!cl_may_retry(failure->err.traits, true) ||
-        now - r->failing_since_us >= (uint64_t)c->config.timeout_ms * 1000u) {
+    if (hopeless(c, failure, r->failing_since_us, now)) {
         consumer_stop(r, &failure->err);
         return;
     }
@@ -109,8 +118,7 @@ static void stream_failed(struct fstream *s, const struct cl_failure *failure)
     if (s->failures++ == 0) {
         s->failing_since_us = now;
     }
-    bool over = !cl_may_retry(failure->err.traits, true) ||
-                now - s->failing_since_us >= (uint64_t)c->config.timeout_ms * 1000u;
+    bool over = hopeless(c, failure, s->failing_since_us, now);
     for (size_t i = 0; i < c->count; i++) {
         struct reader *r = c->readers[i];
         if (r->stream != s || !wanted(r)) {

@@ -28,6 +28,7 @@ struct tgr_fetch {
     struct sti_timer pause;   /* until the next round, when a quota says so */
     bool pausing;             /* it is armed; under rpc->mu */
     uint32_t pause_ms;        /* after the message under way */
+    uint64_t silent_ms;       /* of pauses, since the last message */
 };
 
 /* One row of a message. */

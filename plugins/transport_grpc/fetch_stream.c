@@ -7,7 +7,7 @@
  * error; after max_wait_ms without news an empty message says that the stream lives. A row with an
  * error is the last of its partition. Rows take turns at being the first that the broker reads, so
  * that a partition with much to read does not keep the others waiting. THROTTLED is no end: the
- * stream itself waits for as long as it is told.
+ * stream itself waits as it is told, but no longer than max_wait_ms: a longer wait is news.
  *
  * `round` counts calls to the broker: what comes back late from one round must not cancel the next.
  */
@@ -52,11 +52,14 @@ static bool draining(struct tgr_fetch *fetch, struct sti_err *err)
     return true;
 }
 
-/* The broker asks for patience: no news of the row yet. */
+/* The broker asks for patience: no news of the row yet. For longer than a stream may be silent it
+ * is news, and the row leaves with it: whoever shall wait so long is told why. */
 static void throttle(struct tgr_fetch *fetch, struct sti_fetch_row *row)
 {
     uint32_t ms = row->retry_after_ms == 0 ? TGR_RETRY_AFTER_MS : row->retry_after_ms;
-    ms = ms < fetch->call.max_wait_ms ? ms : fetch->call.max_wait_ms;
+    if (ms > fetch->call.max_wait_ms) {
+        return;
+    }
     fetch->pause_ms = ms > fetch->pause_ms ? ms : fetch->pause_ms;
     row->status = STI_OK;
     row->high_watermark = -1;
@@ -188,7 +191,9 @@ static int answer(struct tgr_fetch *fetch, bool *sent, struct sti_err *err)
         progress = progress || outs[count].result.next_offset != row->offset;
     }
     size_t n = rc == STI_OK ? sift(outs, news, count) : 0;
-    *sent = n > 0 || (!progress && fetch->pause_ms == 0); /* else go on reading */
+    uint64_t silent_ms = fetch->silent_ms + fetch->pause_ms;
+    *sent = n > 0 || (!progress && fetch->pause_ms == 0) || silent_ms > call->max_wait_ms;
+    fetch->silent_ms = *sent ? 0 : silent_ms; /* not sent: go on reading */
     grpc_byte_buffer *out = rc == STI_OK && *sent ? tgr_fetch_encode(arena, news, n) : NULL;
     if (rc == STI_OK && *sent && out == NULL) {
         rc = sti_err_set(err, STI_E_NO_MEMORY, "no memory for a response");

@@ -159,6 +159,23 @@ class Quotas(Flow):
         read = self.cli(node, "consume", "--topic", "t", "--from", "beginning", "--until-end")
         self.assertEqual(read.out_bytes, data)
 
+    def test_our_own_client_says_when_a_wait_is_too_long(self):
+        """A byte a second: what would take days is an error within --timeout-ms, with what was told."""
+        rows = 'quotas: ( { client_id = "*"; produce_bytes_per_s = 1; fetch_bytes_per_s = 1; } ); quota_window_ms = 1;'
+        node = self.node(config=self.config(rows))
+        node.start()
+        self.cli(node, "create-topic", "--name", "t")
+        data = b"x" * 100 + b"\n"
+        began = time.monotonic()
+        for command in (["produce", "--topic", "t"], ["consume", "--topic", "t", "--from", "beginning", "--until-end"]):
+            first = self.cli(node, *command, data=data * 3 if command[0] == "produce" else None, status=None,
+                             options=("--timeout-ms", "20000"))
+            second = self.cli(node, *command, data=data if command[0] == "produce" else None, status=1,
+                              options=("--timeout-ms", "20000"))
+            self.assertIn("error: THROTTLED: ", second.err, first)
+            self.assertIn("is over its quota of %s_bytes_per_s = 1" % {"p": "produce", "c": "fetch"}[command[0][0]], second.err)
+        self.assertLess(time.monotonic() - began, 60)
+
     def test_calls(self):
         node = self.node(config=self.config('quotas: ( { client_id = "*"; requests_per_s = 1; } );'))
         node.start()
