@@ -487,8 +487,9 @@ static bool would_wait(struct sti_storage_partition *part, const struct sti_stor
 {
     const struct smm_segment *seg = smm_segment_active(part);
     if (part->settings.flush_policy == STI_FLUSH_COMMIT || !part->boot_noted || part->cut_dirty ||
-        !seg->exists || (seg->write_size > 0 && part->first_ms < 0) || is_aged(part, seg) ||
-        (uint64_t)seg->write_size + len > UINT32_MAX) {
+        !seg->exists ||
+        (part->settings.segment_ms > 0 && seg->write_size > 0 && part->first_ms < 0) ||
+        is_aged(part, seg) || (uint64_t)seg->write_size + len > UINT32_MAX) {
         return true;
     }
     bool space = seg->write_size + len <= seg->reserved_end ||
