@@ -191,7 +191,7 @@ static const uint8_t *batch_bytes(struct sti_consumer *c, struct cl_cursor *at, 
 static int batch_open(struct sti_consumer *c, struct ready *ready, struct sti_err *err)
 {
     struct reader *r = ready->reader;
-    struct sti_batch_header header;
+    struct sti_batch_header header = {.total_len = 0};
     struct sti_err cause;
     const uint8_t *bytes = NULL;
     int rc = consumer_header(&ready->batches, &header, &cause);
@@ -422,8 +422,10 @@ int sti_consumer_assign(struct sti_consumer *c, const struct sti_assigned *assig
 {
     uint64_t due = cl_due_us(c->config.timeout_ms);
     int64_t *offsets = calloc(count + 1, sizeof *offsets);
-    int rc = offsets == NULL ? sti_err_set(err, STI_E_NO_MEMORY, "consumer: out of memory")
-                             : assigned_check(assigned, count, err);
+    if (offsets == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "consumer: out of memory");
+    }
+    int rc = assigned_check(assigned, count, err);
     for (size_t i = 0; rc == STI_OK && i < count; i++) {
         rc = start_offset(c, &assigned[i], due, &offsets[i], err);
     }

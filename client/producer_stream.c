@@ -243,11 +243,13 @@ static bool joins(struct pstream *s, struct partition *part)
     if (!may_send(part)) {
         return false; /* it is kicked when that changes */
     }
-    if (part->under_way == 0 && stream_of(part) != s) {
-        if (part->stream != NULL) { /* its leader has moved: it goes on there */
-            ready_push(part->stream, part);
-            s->producer->moved = true;
-        }
+    struct pstream *to = part->under_way == 0 ? stream_of(part) : s;
+    if (to == NULL) {
+        return false; /* no memory for another stream: the next record or answer tries again */
+    }
+    if (to != s) { /* its leader has moved: it goes on there */
+        ready_push(to, part);
+        s->producer->moved = true;
         return false;
     }
     if (part->resume_id > stream_answered(s)) {

@@ -22,7 +22,6 @@
  * the callback, once; with spread=1 a partitioner of our own takes the value's last digit.
  */
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,18 +40,15 @@ static struct {
 
 static pthread_mutex_t out_mu = PTHREAD_MUTEX_INITIALIZER;
 
-static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static void say(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    pthread_mutex_lock(&out_mu);
-    vprintf(format, args);
-    putchar('\n');
-    fflush(stdout);
-    pthread_mutex_unlock(&out_mu);
-    va_end(args);
-}
+/* A line, whole, whoever else writes one. */
+#define say(...)                                                                                   \
+    do {                                                                                           \
+        pthread_mutex_lock(&out_mu);                                                               \
+        printf(__VA_ARGS__);                                                                       \
+        putchar('\n');                                                                             \
+        fflush(stdout);                                                                            \
+        pthread_mutex_unlock(&out_mu);                                                             \
+    } while (0)
 
 static int num(const char *word)
 {
@@ -167,6 +163,9 @@ static int send_many(char **words, uint32_t flags, struct sti_err *err)
     long count = strtol(words[1], NULL, 10), size = words[4] == NULL ? 0 : num(words[4]);
     char *value = calloc(1, (size_t)size + 300);
     int rc = STI_OK;
+    if (value == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "no memory for values of %ld bytes", size);
+    }
     for (long i = 0; rc == STI_OK && i < count; i++) {
         int len = snprintf(value, 300, "%s%ld", words[3], i);
         rc = send_one(num(words[2]), value, (size_t)(len > size ? len : size), flags, err);
