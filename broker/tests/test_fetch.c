@@ -66,6 +66,40 @@ static void test_woken(void **state)
     assert_int_equal(test_host_metric(fix->th, "streamit_fetch_parked", NULL), 0);
 }
 
+/* However many wait, news wakes those whom it concerns, and nobody else looks again. */
+static void test_only_those_concerned_wake(void **state)
+{
+    enum { OTHERS = 2000 };
+    struct fixture *fix = with_topic(state, 3);
+    struct fetch_call *others = calloc(OTHERS, sizeof *others), f;
+    assert_non_null(others);
+    for (int i = 0; i < OTHERS; i++) {
+        fetch_init(&others[i], 60000);
+        fetch_add(&others[i], "t", 1 + i % 2, 0);
+        fetch_send(fix, &others[i]);
+    }
+    fetch_init(&f, 60000);
+    fetch_add(&f, "t", 0, 0);
+    fetch_send(fix, &f);
+    fix_wait_parked(fix, OTHERS + 1);
+    assert_int_equal(test_host_metric(fix->th, "streamit_purgatory_waits", NULL), OTHERS + 1);
+    unsigned reads = fs_get(fix->fs, &fix->fs->reads);
+    fix_produce(fix, "t", 0, 1);
+    fetch_wait(&f);
+    assert_int_equal(f.rows[0].slice_count, 1);
+    fetch_fini(&f);
+    assert_int_equal(fs_get(fix->fs, &fix->fs->reads), reads + 1);
+    assert_int_equal(test_host_metric(fix->th, "streamit_fetch_parked", NULL), OTHERS);
+    for (int i = 0; i < OTHERS; i++) {
+        assert_int_equal(flag_get(&others[i].done), 0);
+        fix->vt->fetch_cancel(fix->self, &others[i].call);
+        fetch_fini(&others[i]);
+    }
+    assert_int_equal(test_host_metric(fix->th, "streamit_purgatory_waits", NULL), 0);
+    assert_int_equal(test_host_metric(fix->th, "streamit_purgatory_expired_total", NULL), 0);
+    free(others);
+}
+
 static void test_time_is_up(void **state)
 {
     struct fixture *fix = with_topic(state, 1);
@@ -385,6 +419,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(at_once),
         TEST(woken),
+        TEST(only_those_concerned_wake),
         TEST(time_is_up),
         TEST(min_bytes),
         TEST(limits),
