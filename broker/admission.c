@@ -8,11 +8,12 @@
  *
  * Shares. A connection that has something under way may add to it while it holds no more than
  * inflight_share_percent of what is still free after that. One flood thus stops at half of the
- * room, two at a third each, n at 1/(n+1) each: there always is room for one who has nothing under
- * way, without knowing how many there are, and a lonely client has half of it. What a connection
- * has is counted in a sketch: two counters, chosen by two hashes, of which the smaller one is at
- * least the truth, and more only if both are shared with others that send at that moment. It needs
- * no lock and no allocation, and has the same size for 10 connections and for 10,000.
+ * room, two at a third each, n at 1/(n+1) each: there is room for one who has nothing under way,
+ * without knowing how many there are, and a lonely client has half of it. (As many connections as
+ * fill the room with one call each still fill it: their number is the listener's to bound.) What a
+ * connection has is counted in a sketch: two counters, chosen by two hashes, of which the smaller
+ * one is at least the truth, and more only if both are shared with others that send at that moment.
+ * It needs no lock and no allocation, and has the same size for 10 connections and for 10,000.
  */
 #include "broker/internal.h"
 
