@@ -160,7 +160,7 @@ static int consumer_make(char **words, struct sti_err *err)
 
 static int send_many(char **words, uint32_t flags, struct sti_err *err)
 {
-    long count = strtol(words[1], NULL, 10), size = words[4] == NULL ? 0 : num(words[4]);
+    long count = num(words[1]), size = words[4] == NULL ? 0 : num(words[4]);
     char *value = calloc(1, (size_t)size + 300);
     int rc = STI_OK;
     if (value == NULL) {

@@ -115,6 +115,26 @@ class Producing(Case):
         self.assertEqual(server.values(), [f"v{i}" for i in range(10)])
         driver.end()
 
+    def test_a_server_that_listens_and_says_nothing(self):
+        server = self.server()
+        with socket.socket() as mute:
+            mute.bind(("127.0.0.1", 0))
+            mute.listen(16)
+            address = f"127.0.0.1:{mute.getsockname()[1]}"
+            driver = self.producer(f"{address},{server.address}")
+            driver.ok("send", 1, 0, "v")
+            driver.ok("flush", 30000)
+            server.leader = ("127.0.0.1", mute.getsockname()[1], 7)
+            other = self.producer(server, timeout_ms=300)
+            other.ok("send", 1, 0, "w")
+            other.ok("flush", 30000)
+            code, traits, *_ = other.reports()[0]
+            self.assertIn(code, ("UNAVAILABLE", "TIMED_OUT"))
+            self.assertEqual(traits & INDEFINITE, 0)
+            other.end()
+        self.assertEqual(server.values(), ["v0"])
+        driver.end()
+
     def test_the_leader_moves(self):
         old, new = self.server(), self.server()
         new.node_id = 2
