@@ -9,7 +9,8 @@
  * hands its role to the executor and leaves; `busy` stays set.
  *
  * Answers. While a message is being written the answers that come are only gathered; the next one
- * carries all of them.
+ * carries all of them. Those that come on a poller, because the broker answered at once, wait until
+ * that has nothing else to do (slot.c): requests that have arrived together are answered together.
  *
  * Backpressure. A request counts from when it was read until its answer has been written, so a
  * client that does not read its answers is not read from. With as many as the option allows, with
@@ -285,7 +286,7 @@ static void write_start(struct stream *stream)
     struct tgr_rpc *rpc = stream->rpc;
     struct tgr_arena arena = {.blocks = NULL};
     grpc_op op;
-    if (stream->writing || stream->answered.head == NULL) {
+    if (stream->writing || rpc->flush_listed || stream->answered.head == NULL) {
         return;
     }
     if (rpc->closed) {
@@ -351,9 +352,20 @@ static void on_produced(struct sti_produce *call)
     list_remove(&stream->open, item);
     list_push(&stream->answered, item);
     stream->answered_count++;
-    write_start(stream);
+    if (stream->writing || rpc->flush_listed || !tgr_flush_later(rpc)) {
+        write_start(stream);
+    }
     settle_unlock(stream);
     tgr_rpc_unref(rpc);
+}
+
+void tgr_produce_stream_flush(struct tgr_rpc *rpc)
+{
+    struct stream *stream = rpc->state;
+    pthread_mutex_lock(&rpc->mu);
+    rpc->flush_listed = false;
+    write_start(stream);
+    settle_unlock(stream);
 }
 
 /* ---- the runner ---- */

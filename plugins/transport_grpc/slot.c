@@ -20,6 +20,8 @@
 
 #define API "/streamit.v1.StreamIt/"
 
+enum { FLUSH_EVENTS_MAX = 32 }; /* that may come before answers which were put off */
+
 const struct tgr_method_info tgr_methods[TGR_METHODS] = {
     [TGR_PRODUCE] = {API "Produce", "Produce", 128, true, true, tgr_produce_handle},
     [TGR_PRODUCE_STREAM] = {API "ProduceStream", "ProduceStream", 16, false, true,
@@ -261,38 +263,91 @@ static void arrive(struct tgr_transport *t, enum tgr_method method, struct tgr_r
     }
 }
 
-void *tgr_poller_main(void *transport)
+/* ---- pollers ---- */
+
+/* Streams whose answers this thread puts off. Only pollers have a list. */
+struct flush_list {
+    struct tgr_rpc *head;
+    unsigned events; /* handled since the first was listed */
+};
+static __thread struct flush_list *flush_list;
+
+bool tgr_flush_later(struct tgr_rpc *rpc)
 {
-    struct tgr_transport *t = transport;
-    for (;;) {
+    struct flush_list *list = flush_list;
+    if (list == NULL) {
+        return false;
+    }
+    tgr_rpc_ref(rpc);
+    rpc->flush_listed = true;
+    rpc->flush_next = list->head;
+    list->head = rpc;
+    return true;
+}
+
+static void flush(struct flush_list *list)
+{
+    struct tgr_rpc *rpc = list->head;
+    list->head = NULL;
+    list->events = 0;
+    while (rpc != NULL) {
+        struct tgr_rpc *next = rpc->flush_next;
+        tgr_produce_stream_flush(rpc);
+        tgr_rpc_unref(rpc);
+        rpc = next;
+    }
+}
+
+/* Take one event and handle it. @return false: the queue is shut down and empty */
+static bool poll_once(struct tgr_transport *t, struct flush_list *list)
+{
+    gpr_timespec until = list->head == NULL ? gpr_inf_future(GPR_CLOCK_MONOTONIC)
+                                            : gpr_inf_past(GPR_CLOCK_MONOTONIC);
+    struct tgr_shard *shard = NULL;
+    struct tgr_rpc *rpc = NULL;
+    enum tgr_method method = TGR_UNKNOWN;
+    if (list->head != NULL && pthread_mutex_trylock(&t->poll_mu) != 0) {
+        flush(list); /* somebody else polls, perhaps for long */
+        return true;
+    }
+    if (list->head == NULL) {
         pthread_mutex_lock(&t->poll_mu);
-        grpc_event event =
-            grpc_completion_queue_next(t->cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-        struct tgr_tag *tag = event.tag;
-        struct tgr_shard *shard = NULL;
-        enum tgr_method method = TGR_UNKNOWN;
-        if (event.type == GRPC_OP_COMPLETE) {
-            tgr_thread_acquire(tag);
-            if (tag->fn == on_new && event.success != 0) {
-                method = tag->rpc->method; /* of the slot */
-                claim(tag->rpc);
-                shard = tgr_shard_of(tag->rpc);
-            }
-        }
-        struct tgr_rpc *rpc = event.type == GRPC_OP_COMPLETE ? tag->rpc : NULL;
-        pthread_mutex_unlock(&t->poll_mu);
-        if (event.type == GRPC_QUEUE_SHUTDOWN) {
-            return NULL;
-        }
-        if (event.type == GRPC_OP_COMPLETE) {
-            sti_metric_add(t->poller_loops, 1);
-            if (shard != NULL) {
-                arrive(t, method, rpc, shard);
-            } else {
-                tag->fn(tag, event.success != 0);
-            }
+    }
+    grpc_event event = grpc_completion_queue_next(t->cq, until, NULL);
+    struct tgr_tag *tag = event.tag;
+    if (event.type == GRPC_OP_COMPLETE) {
+        tgr_thread_acquire(tag);
+        rpc = tag->rpc;
+        if (tag->fn == on_new && event.success != 0) {
+            method = rpc->method; /* of the slot */
+            claim(rpc);
+            shard = tgr_shard_of(rpc);
         }
     }
+    pthread_mutex_unlock(&t->poll_mu);
+    if (event.type != GRPC_OP_COMPLETE) { /* nothing else to do now, or for ever */
+        flush(list);
+        return event.type != GRPC_QUEUE_SHUTDOWN;
+    }
+    sti_metric_add(t->poller_loops, 1);
+    if (shard != NULL) {
+        arrive(t, method, rpc, shard);
+    } else {
+        tag->fn(tag, event.success != 0);
+    }
+    if (list->head != NULL && ++list->events >= FLUSH_EVENTS_MAX) {
+        flush(list);
+    }
+    return true;
+}
+
+void *tgr_poller_main(void *transport)
+{
+    struct flush_list list = {.head = NULL};
+    flush_list = &list;
+    while (poll_once(transport, &list)) {
+    }
+    return NULL;
 }
 
 void tgr_unknown_handle(struct tgr_rpc *rpc)

@@ -182,6 +182,8 @@ struct tgr_rpc {
     bool parked;
     struct tgr_rpc *park_prev, *park_next; /* the shard's lock */
     struct tgr_rpc *lane_next;             /* the shard's lock */
+    struct tgr_rpc *flush_next;            /* of the poller that puts its answers off */
+    bool flush_listed;                     /* it is on such a list, which holds a reference */
     void *state;                           /* the handler's, in the arena */
 
     char principal[STI_PRINCIPAL_MAX + 1];
@@ -196,6 +198,9 @@ int tgr_slots_post(struct tgr_transport *t, struct sti_err *err);
 /* A poller's body; returns when the queue is shut down and empty. */
 void *tgr_poller_main(void *transport);
 
+/* Have tgr_produce_stream_flush called when this thread, a poller, finds nothing else to do.
+ * @return false: it is no poller. @locks rpc->mu held */
+bool tgr_flush_later(struct tgr_rpc *rpc);
 /* The calls behind `rpc` on its connection wait until tgr_lane_resume. @thread the handler of a
  * produce call */
 void tgr_lane_suspend(struct tgr_rpc *rpc);
@@ -288,6 +293,8 @@ void tgr_fetch_drain(struct tgr_rpc *rpc);
 void tgr_fetch_stream_drain(struct tgr_rpc *rpc);
 /* reflection.c: end every open stream. */
 void tgr_reflection_end_all(struct tgr_transport *t);
+/* produce_stream.c: write the answers that were put off. */
+void tgr_produce_stream_flush(struct tgr_rpc *rpc);
 /* produce_stream.c: read no more, answer what is under way, end with UNAVAILABLE. */
 void tgr_produce_stream_drain(struct tgr_rpc *rpc);
 /* leader.c: "host:port" of who leads, in `arena`, or NULL. */

@@ -207,6 +207,7 @@ static void test_unary(void **state)
         unary(f, API "Fetch", slices, fetch_slices(slices), batch_len);
     }
     check(f, "Fetch", before);
+    assert_int_equal(fake_broker_facts(f->fb).produces, ROUNDS + 1);
 }
 
 static void test_streams(void **state)

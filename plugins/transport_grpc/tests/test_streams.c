@@ -134,7 +134,11 @@ static int take(struct test_stream *s, uint64_t through, uint64_t *results)
     *results = 0;
     while (seen < through) {
         Streamit__V1__ProduceStreamResponse *response = test_stream_answers(s);
-        assert_non_null(response);
+        if (response == NULL) {
+            char text[256];
+            grpc_status_code c = test_stream_end(s, text, sizeof text);
+            fail_msg("seen %d results %d status %d %s", (int)seen, (int)*results, (int)c, text);
+        }
         assert_true(response->through >= seen);
         seen = response->through;
         *results += response->n_results;
