@@ -579,6 +579,26 @@ class Real(harness.TestCase):
         self.assertEqual(values, [f"r{r}-{i}" for r in range(3) for i in range(100)])
         driver.end()
 
+    @unittest.skipUnless(harness.FULL, "its timeouts are long enough for a busy machine")
+    def test_a_reader_of_a_node_that_stands_still(self):
+        driver = self.driver
+        driver.ok("producer")
+        driver.ok("topic", "t")
+        driver.ok("send", 10, 0, "v")
+        driver.ok("flush", 20000)
+        driver.ok("consumer", max_wait_ms=100, timeout_ms=3000)
+        driver.ok("assign", "t", 0, 0)
+        driver.ok("drain", 20000, 10)
+        self.assertEqual(driver("poll", 4000), "WOULD_BLOCK", "a quiet node is no dead one")
+        self.host.process.send_signal(signal.SIGSTOP)
+        try:
+            self.assertEqual(driver("poll", 30000), "TIMED_OUT")
+        finally:
+            self.host.process.send_signal(signal.SIGCONT)
+        driver.ok("seek", "t", 0, 5)
+        driver.ok("drain", 20000, 5)
+        driver.end()
+
     def test_waiting_for_a_topic(self):
         self.driver.ok("await", "t", 10000)
         self.assertEqual(self.driver("await", "later", 200), "TIMED_OUT")
