@@ -41,7 +41,7 @@ static struct {
     const char *log; /* of the environment, which nobody changes */
 } faults = {.once = PTHREAD_ONCE_INIT};
 
-int (*sti_fault_hook)(const char *point);
+static int (*_Atomic fault_hook)(const char *point);
 
 static const struct {
     const char *name;
@@ -228,10 +228,16 @@ static int act(const struct rule *rule)
     }
 }
 
+int (*sti_fault_set_hook(int (*hook)(const char *point)))(const char *point)
+{
+    return atomic_exchange(&fault_hook, hook);
+}
+
 int sti_fault_hit(const char *point)
 {
-    if (sti_fault_hook != NULL) {
-        return sti_fault_hook(point);
+    int (*hook)(const char *) = atomic_load(&fault_hook);
+    if (hook != NULL) {
+        return hook(point);
     }
     int rc = 0;
     (void)pthread_once(&faults.once, read_environment);

@@ -55,7 +55,7 @@ static void after_failure(struct script *s, int rc)
     }
     script_check(s);
     if (s->lasting) {
-        sti_fault_hook = NULL;
+        sti_fault_set_hook(NULL);
     }
 }
 
@@ -485,8 +485,7 @@ void script_check(struct script *s)
 {
     struct model *m = s->model;
     struct sti_storage_state state;
-    int (*hook)(const char *point) = sti_fault_hook;
-    sti_fault_hook = NULL; /* what has failed is over */
+    int (*hook)(const char *point) = sti_fault_set_hook(NULL); /* what has failed is over */
     int rc = fx_open(s->fx, topic, 0, &s->part, &state);
     if (rc == STI_E_NOT_FOUND) {
         assert_int_not_equal(m->exists, MODEL_THERE);
@@ -501,7 +500,7 @@ void script_check(struct script *s)
         check_folder(s);
         check_service(s);
     }
-    sti_fault_hook = hook;
+    sti_fault_set_hook(hook);
 }
 
 void script_reopen(struct script *s)

@@ -54,7 +54,7 @@ static int teardown(void **state)
     if (in_child) {
         _exit(EXIT_FAILED); /* the rest of the tests is the parent's */
     }
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     if (folder != NULL) { /* say what went wrong where, and leave nothing behind */
         print_message("death %u at %s (%s), seed %llu\n", death.nth,
                       death.point == NULL ? "any point" : death.point, model->died_at,
@@ -138,7 +138,7 @@ static bool child_dies(char *dir, int32_t flush_policy, void (*life)(struct scri
                            .faults = death.fails != NULL,
                            .scrub = death.point != NULL && strncmp(death.point, "scrub", 5) == 0,
                            .disk_full = death.fails != NULL};
-        sti_fault_hook = hook;
+        sti_fault_set_hook(hook);
         begin(dir, flush_policy);
         life(&s);
         fx_stop(&fx);

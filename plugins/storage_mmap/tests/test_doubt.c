@@ -62,7 +62,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     if (part != NULL) {
         assert_int_equal(fx.api->close(part, NULL), STI_OK);
     }
@@ -171,11 +171,11 @@ static void test_an_error_is_no_damage(void **state)
     shut_gate();
     flip(5, BASE_OFFSET);
     assert_int_equal(read_at(5), STI_E_DATA_LOSS);
-    sti_fault_hook = no_read;
+    sti_fault_set_hook(no_read);
     open_gate();
     assert_int_equal(read_at(3), STI_E_IO);
     test_host_settle(fx.th, NULL);
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     expect_sound();
 }
 

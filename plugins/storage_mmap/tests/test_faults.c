@@ -38,7 +38,7 @@ static int hook(const char *point)
 static int teardown(void **state)
 {
     (void)state;
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     if (fx.dir != NULL) {
         print_message("fault %u, %s, error %d%s\n", armed.nth, armed.point, armed.error,
                       armed.ever_after ? " from then on" : "");
@@ -79,9 +79,9 @@ static bool run(unsigned nth, bool ever_after, int error, int32_t flush_policy)
     armed.error = error;
     armed.point = "(none)";
     atomic_store(&armed.met, 0);
-    sti_fault_hook = hook;
+    sti_fault_set_hook(hook);
     script_play(&s);
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     bool struck = atomic_load(&armed.met) >= nth;
     script_check(&s);
     fx_fini(&fx);

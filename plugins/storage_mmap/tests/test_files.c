@@ -37,7 +37,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     assert_int_equal(fx.api->close(part, NULL), STI_OK);
     fx_fini(&fx);
     return 0;
@@ -243,7 +243,7 @@ static void test_a_cut_brings_its_file(void **state)
 static int cut_before_view(const char *point)
 {
     if (strcmp(point, "read.before_view") == 0) {
-        sti_fault_hook = NULL;
+        sti_fault_set_hook(NULL);
         assert_int_equal(fx.api->truncate(part, SEGMENTS - 1, NULL), STI_OK);
     }
     return 0;
@@ -254,9 +254,9 @@ static void test_a_read_that_a_cut_overtakes(void **state)
 {
     struct fx_read read;
     (void)state;
-    sti_fault_hook = cut_before_view;
+    sti_fault_set_hook(cut_before_view);
     assert_int_equal(fx_read(&fx, part, SEGMENTS - 1, SEGMENTS, LEN, 0, &read), STI_OK);
-    assert_null(sti_fault_hook);
+    assert_null(sti_fault_set_hook(NULL));
     assert_int_equal(read.op.slice_count, 0);
     assert_int_equal(read.op.bytes, 0);
     fx_read_release(&read);

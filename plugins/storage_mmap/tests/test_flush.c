@@ -45,7 +45,7 @@ static int setup_one_thread(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     if (part != NULL) {
         (void)fx.api->close(part, NULL);
     }
@@ -111,12 +111,12 @@ static void test_append_beside_an_empty_round(void **state)
     (void)state;
     memset(&twice, 0, sizeof twice);
     append(0, 3);
-    sti_fault_hook = append_in_the_window;
+    sti_fault_set_hook(append_in_the_window);
     assert_int_equal(fx_sync(&fx, part, NULL), STI_OK);
     for (int i = 0; i < 1000 && twice.done == 0; i++) {
         test_host_settle(fx.th, NULL);
     }
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     assert_int_equal(twice.done, 1);
     assert_int_equal(twice.appended, 1);
     assert_int_equal(check_truth(), 3);
@@ -182,10 +182,10 @@ static void test_no_descriptor_is_no_failed_sync(void **state)
     pthread_mutex_unlock(&part->mu);
     smm_file_forget(file);
     refusals = 2;
-    sti_fault_hook = no_descriptors;
+    sti_fault_set_hook(no_descriptors);
     int64_t synced;
     assert_int_equal(fx_sync(&fx, part, &synced), STI_OK);
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     assert_int_equal(synced, 3);
     assert_int_equal(check_truth(), 3);
     assert_int_equal(fx.failed_count, 0);
@@ -297,7 +297,7 @@ static void test_failed_group_is_not_tried_again(void **state)
     ((struct smm_conf *)(uintptr_t)part->store->conf)->flush_group_bytes_max = 4 * LEN - 1;
     set_policy(STI_FLUSH_COMMIT);
     failed_syncs = 0;
-    sti_fault_hook = first_sync_fails;
+    sti_fault_set_hook(first_sync_fails);
     pthread_mutex_lock(&part->write_mu); /* the writer comes no further than the failure */
     assert_int_equal(pthread_create(&thread, NULL, append_and_fail, &rc), 0);
     const struct timespec moment = {.tv_nsec = 1000000};
@@ -308,7 +308,7 @@ static void test_failed_group_is_not_tried_again(void **state)
     pthread_mutex_unlock(&part->write_mu);
     pthread_join(thread, NULL);
     test_host_settle(fx.th, NULL);
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     assert_int_equal(rc, STI_E_IO);
     assert_int_equal(failed_syncs, 1);
     assert_int_equal(check_truth(), 0);
@@ -349,12 +349,12 @@ static void test_no_job_beside_the_writers_sync(void **state)
     set_policy(STI_FLUSH_COMMIT);
     failed_syncs = job_syncs = 0;
     memset(&twice, 0, sizeof twice);
-    sti_fault_hook = group_sync_fails;
+    sti_fault_set_hook(group_sync_fails);
     assert_int_equal(fx_append(&fx, part, 12, 1, PAYLOAD, 1, 6), STI_E_IO); /* two segments */
     for (int i = 0; i < 1000 && twice.done == 0; i++) {
         test_host_settle(fx.th, NULL);
     }
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     assert_int_equal(twice.done, 1);
     assert_int_equal(failed_syncs, 1);
     assert_int_equal(job_syncs, 0);

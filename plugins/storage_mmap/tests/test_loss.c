@@ -41,14 +41,14 @@ static int setup(void **state)
     fx_start(&fx);
     faults.count = faults.fail = NULL;
     faults.counted = 0;
-    sti_fault_hook = hook;
+    sti_fault_set_hook(hook);
     return 0;
 }
 
 static int teardown(void **state)
 {
     (void)state;
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     fx_fini(&fx);
     return 0;
 }

@@ -31,7 +31,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     fx_fini(&fx);
     return 0;
 }
@@ -351,7 +351,7 @@ static void arm(const char *point, int err_no, int after)
     fault_point = point;
     fault_errno = err_no;
     fault_after = after;
-    sti_fault_hook = hook;
+    sti_fault_set_hook(hook);
 }
 
 static void test_disk_full_leaves_the_log(void **unused)
@@ -372,7 +372,7 @@ static void test_disk_full_leaves_the_log(void **unused)
             fx.api->state(part, &before);
             arm(points[p], ENOSPC, after);
             int rc = fx_append_epoch(&fx, part, next, 1, 9000, 1, 6, 0, &needed);
-            sti_fault_hook = NULL;
+            sti_fault_set_hook(NULL);
             fx.api->state(part, &state);
             assert_int_equal(state.flags, 0);
             if (rc == STI_OK) {
@@ -404,7 +404,7 @@ static void test_write_error_poisons(void **unused)
     struct sti_storage_state state;
     arm("segment.append.write", EIO, 0);
     assert_int_equal(fx_append(&fx, part, 48, 1, 10, 1, 1), STI_E_IO);
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     assert_int_equal(fx.failed_count, 1);
     assert_int_equal(fx_append(&fx, part, 48, 1, 10, 1, 1), STI_E_POISONED);
     check_reads(part, 48);
@@ -423,7 +423,7 @@ static void test_sync_error_poisons(void **unused)
     int64_t synced;
     arm("flush.before_sync", EIO, 0);
     assert_int_equal(fx_sync(&fx, part, &synced), STI_E_IO);
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     fx.api->state(part, &state);
     assert_int_equal(state.flags, STI_STORAGE_STATE_POISONED);
     assert_true(state.synced_end < state.written_end);
@@ -452,7 +452,7 @@ static void test_truncation_interrupted(void **unused)
         test_host_settle(fx.th, NULL);
         arm(points[p], EIO, 0);
         assert_int_not_equal(fx.api->truncate(part, 30, NULL), STI_OK);
-        sti_fault_hook = NULL;
+        sti_fault_set_hook(NULL);
         fx_copy_folder(&fx, "t", "k");
         int rc = fx_open(&fx, "k", 0, &copy, &state);
         assert_int_equal(rc, STI_OK);
@@ -498,7 +498,7 @@ static void test_blobs(void **unused)
     assert_int_equal(fx.api->blob_put(part, "producers", "defgh", 5, NULL), STI_OK);
     arm("small.before_rename", ENOSPC, 0);
     assert_int_equal(fx.api->blob_put(part, "producers", "x", 1, NULL), STI_E_DISK_FULL);
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     static const char *const bad[] = {"", "..", "a/b", "A", "recovery-point", "x.log", "x.tmp"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(fx.api->blob_put(part, bad[i], "x", 1, NULL), STI_E_INVALID_ARGUMENT);
@@ -572,10 +572,10 @@ static void test_commit_shares_syncs(void **unused)
     assert_int_equal(fx_open(&fx, "t", STI_STORAGE_CREATE, &part, &state), STI_OK);
     shared_appends = 0;
     sharing = part;
-    sti_fault_hook = append_meanwhile;
+    sti_fault_set_hook(append_meanwhile);
     assert_int_equal(fx_append(&fx, part, 0, 1, 10, 1, 1), STI_OK);
     assert_int_equal(fx_sync(&fx, part, NULL), STI_OK);
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     fx.api->state(part, &state);
     assert_int_equal(state.synced_end, 300);
     assert_in_range(fx.synced_count, 1, 2);

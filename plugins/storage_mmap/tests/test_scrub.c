@@ -133,7 +133,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     fx_fini(&fx);
     return 0;
 }
@@ -532,13 +532,13 @@ static void test_unreadable(void **state)
 {
     (void)state;
     fill("t");
-    sti_fault_hook = first_looks_fail;
+    sti_fault_set_hook(first_looks_fail);
     one_pass();
     assert_int_equal(fx.damaged_count, 0);
     assert_int_equal(metric("streamit_storage_scrub_differs_total"), BATCHES);
-    sti_fault_hook = no_reads;
+    sti_fault_set_hook(no_reads);
     one_pass();
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     assert_int_equal(fx.damaged_count, SEGMENTS + 1);
     struct fx_read read;
     assert_int_equal(fx_read(&fx, part, 0, END, 1 << 20, 0, &read), STI_E_DATA_LOSS);
@@ -617,10 +617,10 @@ static void do_what(enum what what)
     } else if (what == TRUNCATE) {
         assert_int_equal(fx.api->truncate(part, 5, NULL), STI_OK);
     } else if (what == POISON) {
-        sti_fault_hook = no_sync;
+        sti_fault_set_hook(no_sync);
         assert_int_equal(fx_append(&fx, part, 20, 1, 100, 1, 1), STI_OK);
         assert_int_equal(fx_sync(&fx, part, NULL), STI_E_IO);
-        sti_fault_hook = NULL;
+        sti_fault_set_hook(NULL);
     } else {
         assert_int_equal(fx.api->close(part, NULL), STI_OK);
         if (what == REMOVE) {

@@ -210,7 +210,7 @@ static void test_opens_when_nothing_can_be_written(void **state)
         assert_true(fputs("no such thing\n", file) >= 0);
         assert_int_equal(fclose(file), 0);
         (void)remove(index);
-        sti_fault_hook = nothing_is_written;
+        sti_fault_set_hook(nothing_is_written);
         assert_int_equal(fx_open(&fx, "t", 0, &part, &opened), STI_OK);
         assert_int_equal(opened.written_end, 200);
         assert_int_equal(opened.flags, 0);
@@ -218,7 +218,7 @@ static void test_opens_when_nothing_can_be_written(void **state)
         assert_int_equal(fx_read_check(&read, 100), 200);
         fx_read_release(&read);
         assert_int_equal(round == 2 ? STI_OK : fx.api->discard(part, NULL), STI_OK);
-        sti_fault_hook = NULL;
+        sti_fault_set_hook(NULL);
     }
     assert_int_equal(fx_append(&fx, part, 200, 1, 1000, 1000, 1), STI_OK);
     assert_int_equal(fx.api->close(part, NULL), STI_OK);

@@ -171,10 +171,10 @@ static int hook(const char *point)
 static void the_hook_decides_instead(void **state)
 {
     (void)state;
-    sti_fault_hook = hook;
+    sti_fault_set_hook(hook);
     assert_int_equal(first(), 0);
     assert_int_equal(second(), EROFS);
-    sti_fault_hook = NULL;
+    sti_fault_set_hook(NULL);
     assert_int_equal(second(), 0);
     assert_int_equal(hook_calls, 2);
 }

@@ -28,7 +28,7 @@
  * the source, and is never given to another place.
  *
  * Unit tests compile the code under test with STI_FAULT_TESTED and link the library streamit_fault:
- * then `sti_fault_hook`, when it is set, decides instead of the environment.
+ * then the function of sti_fault_set_hook, when there is one, decides instead of the environment.
  *
  * Threads: any. Never in a signal handler.
  */
@@ -50,8 +50,8 @@ int sti_fault_hit(const char *point);
 /* The points of the library or program that this is linked into: NULL asks for the first, a point
  * for the one behind it. @return a static name, or NULL behind the last */
 const char *sti_fault_next(const char *point);
-/* What decides at a point when it is set; the test sets it while nothing else runs. */
-extern int (*sti_fault_hook)(const char *point);
+/* What decides at a point from now on; NULL: the environment again. @return what did before */
+int (*sti_fault_set_hook(int (*hook)(const char *point)))(const char *point);
 
 #define STI_FAULT(point)                                                                           \
     (__extension__({                                                                               \
