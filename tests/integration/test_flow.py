@@ -308,7 +308,8 @@ class Memory(Flow):
                     before, end = slow.sent, max(end, time.monotonic() + 1)
                 with open(f"/proc/{node.process.pid}/status", encoding="ascii") as file:
                     most = max(most, *(int(line.split()[1]) << 10 for line in file if line.startswith("RssAnon")))
-            self.assertLess(most, 2 * limit)
+            if not harness.SANITIZED:  # a sanitizer keeps what is freed, and shadows the rest
+                self.assertLess(most, 2 * limit)
             slow.close()
             client.produce("t", 0, [b"x"], timeout=30)
 
