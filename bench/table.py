@@ -108,7 +108,8 @@ class Figure:
             return [limit.text, "skipped: " + skipped.get(limit.name, "not measured"), ""]
         top = statistics.median(b for _, b in pairs)
         # Ratios are taken round by round: the machine's state cancels out of them.
-        ratios = [v / b for v, b in pairs if b > 0]
+        # A share has been taken of its limit already.
+        ratios = [v / b for v, b in pairs if b > 0 and self.row.unit != "%"]
         return [limit.text, number(top), f"{statistics.median(ratios):.2f}" if ratios else ""]
 
 

@@ -68,6 +68,7 @@ class Arithmetic(unittest.TestCase):
         rounds = [Everything(n, large_sink=limit) for n, limit in ((1, 2.0), (5, 10.0), (3, 6.1))]
         (figure,) = round_figures(rounds, "produce 1 KB, of the wire")
         self.assertEqual((figure.median, figure.met), (50.0, True))
+        self.assertEqual(table.lines([figure], {})[0][5:], ["raw TCP sink, MB/s", "6.10", ""])
         (figure,) = round_figures(rounds, "produce 1 KB")
         self.assertEqual(figure.cells()[3:], [">= 1,000", "MISSED, 0.00 of it"])
 
