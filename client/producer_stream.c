@@ -402,6 +402,7 @@ static bool stream_write(struct pstream *s)
     if (!request_finish(s, req)) {
         request_unlink(s, req);
         free(req);
+        s->last_id--; /* the server never hears of it; nothing else was gathered meanwhile */
         s->sending = false;
         stream_op_done(s);
         return true;

@@ -329,6 +329,19 @@ class Producing(Case):
         self.assertLess(len(server.requests), 10)
         driver.end()
 
+    def test_a_record_that_no_message_can_hold(self):
+        """It is refused before it is sent, and the stream goes on as if it had not been there."""
+        server = self.server()
+        driver = self.producer(server)
+        for i in range(3):
+            driver.ok("send", 1, 0, f"large{i}", 3000000)
+            driver.ok("send", 1, 0, f"small{i}")
+            driver.ok("flush", 30000)
+        self.assertEqual([driver.reports()[i][0] for i in range(6)], ["MESSAGE_TOO_LARGE", "OK"] * 3)
+        self.assertEqual(server.values(), ["small00", "small10", "small20"])
+        self.assertEqual(server.streams, 1)
+        driver.end()
+
     def test_an_answer_that_makes_no_sense(self):
         server = self.server()
         server.shift = 5
