@@ -347,6 +347,16 @@ static grpc_byte_buffer *request_encode(const struct pstream *s, const struct re
     return out;
 }
 
+/* Less of a partition is under way: it may go on. */
+static void row_over(struct partition *part)
+{
+    if (part->under_way == 0 && part->failed) {
+        producer_round_end(part);
+    } else {
+        producer_kick(part);
+    }
+}
+
 /* Finish what is not finished; drop rows that cannot be. @return false: none is left. @locks
  * dropped meanwhile */
 static bool request_finish(struct pstream *s, struct request *req)
@@ -365,10 +375,12 @@ static bool request_finish(struct pstream *s, struct request *req)
         if (b->finish_status == STI_OK) {
             req->rows[kept++] = b;
         } else {
-            b->part->under_way--;
-            (void)batch_list_remove(&b->part->sent, b);
+            struct partition *part = b->part;
             struct sti_err err = b->last;
+            part->under_way--;
+            (void)batch_list_remove(&part->sent, b);
             producer_batch_end(b, NULL, &err);
+            row_over(part);
         }
     }
     req->count = kept;
@@ -514,11 +526,7 @@ static void row_answered(struct batch *b, const Streamit__V1__ProduceResult *res
         (void)batch_list_remove(&part->sent, b);
         producer_batch_end(b, appended ? result : NULL, appended ? NULL : &failure.err);
     }
-    if (part->under_way == 0 && part->failed) {
-        producer_round_end(part);
-    } else {
-        producer_kick(part);
-    }
+    row_over(part);
 }
 
 static void retry_fire(struct cl_alarm *alarm, bool cancelled)
