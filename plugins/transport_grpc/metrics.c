@@ -25,7 +25,15 @@ void tgr_metrics_init(struct tgr_transport *t)
         const char *label = tgr_methods[m].label;
         metrics->received_bytes = counter(t, "streamit_grpc_received_bytes_total", "method", label,
                                           "Bytes of request messages.");
-        if (tgr_is_record_stream((enum tgr_method)m)) {
+        bool record_stream = tgr_is_record_stream((enum tgr_method)m);
+        if (record_stream || tgr_is_stream((enum tgr_method)m)) {
+            (void)snprintf(labels, sizeof labels, "listener=\"%s\",method=\"%s\"",
+                           t->host->instance, label);
+            metrics->open =
+                t->host->metric(t->host->ctx, STI_METRIC_GAUGE, "streamit_grpc_streams_open",
+                                labels, "Streams that are open");
+        }
+        if (record_stream) {
             metrics->received_messages = counter(t, "streamit_grpc_received_messages_total",
                                                  "method", label, "Messages read from streams.");
             metrics->sent_messages = counter(t, "streamit_grpc_sent_messages_total", "method",

@@ -52,7 +52,7 @@ void tgr_rpc_unref(struct tgr_rpc *rpc)
     }
     struct tgr_transport *t = rpc->t;
     bool active = rpc->active;
-    bool stream = tgr_is_stream(rpc->method);
+    enum tgr_method method = rpc->method;
     if (rpc->payload != NULL) {
         grpc_byte_buffer_destroy(rpc->payload);
     }
@@ -68,7 +68,7 @@ void tgr_rpc_unref(struct tgr_rpc *rpc)
     pthread_mutex_destroy(&rpc->mu);
     free(rpc);
     if (active) {
-        tgr_active_drop(t, stream);
+        tgr_active_drop(t, method);
     }
 }
 

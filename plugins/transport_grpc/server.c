@@ -229,10 +229,11 @@ int tgr_server_start(struct tgr_transport *t, struct sti_err *err)
     return STI_OK;
 }
 
-void tgr_active_drop(struct tgr_transport *t, bool stream)
+void tgr_active_drop(struct tgr_transport *t, enum tgr_method method)
 {
     sti_metric_sub(t->calls_in_flight, 1);
-    if (stream) {
+    sti_metric_sub(t->metrics[method].open, 1);
+    if (tgr_is_stream(method)) {
         (void)atomic_fetch_sub(&t->streams, 1);
     }
     if (!atomic_load(&t->waiting)) {

@@ -234,6 +234,7 @@ static void claim(struct tgr_rpc *rpc)
         (void)atomic_fetch_add(&t->streams, 1);
     }
     sti_metric_add(t->calls_in_flight, 1);
+    sti_metric_add(t->metrics[rpc->method].open, 1);
     tgr_context_fill(rpc);
     if (rpc->payload != NULL) {
         sti_metric_add(t->metrics[rpc->method].received_bytes,

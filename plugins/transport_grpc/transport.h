@@ -97,7 +97,8 @@ extern const struct tgr_method_info tgr_methods[TGR_METHODS];
 struct tgr_method_metrics {
     struct sti_metric *_Atomic requests[TGR_CODES];
     struct sti_metric *received_bytes, *sent_bytes;
-    struct sti_metric *received_messages, *sent_messages; /* of streams; else NULL */
+    struct sti_metric *received_messages, *sent_messages; /* of record streams; else NULL */
+    struct sti_metric *open;                              /* of streams; else NULL */
     struct sti_histogram *latency_us, *send_us;
 };
 
@@ -317,7 +318,7 @@ int tgr_server_start(struct tgr_transport *t, struct sti_err *err);
 int tgr_server_drain(struct tgr_transport *t, uint32_t deadline_ms, struct sti_err *err);
 int tgr_server_stop(struct tgr_transport *t, uint32_t deadline_ms, struct sti_err *err);
 /* A call ended: `active` fell. The last thing that a call does to the transport. */
-void tgr_active_drop(struct tgr_transport *t, bool stream);
+void tgr_active_drop(struct tgr_transport *t, enum tgr_method method);
 
 /* ---- core_log.c: what gRPC itself has to say ---- */
 void tgr_core_log_attach(const struct sti_host *host);

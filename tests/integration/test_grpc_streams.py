@@ -3,6 +3,7 @@
 
 import os
 import queue
+import random
 import re
 import signal
 import subprocess
@@ -532,6 +533,62 @@ class End(Streams):
             with self.assertRaises(grpc.RpcError):
                 for _ in stream:
                     pass
+
+
+class Attacks(Streams):
+    def test_random_bytes(self):
+        self.client.create("t")
+        rng = random.Random(harness.seed())
+        record = pb.Record(key=b"k", value=b"v" * 50, headers=[pb.Header(key="h", value=b"1")])
+        produce = pb.ProduceStreamRequest(id=1, acks=1, partitions=[pb.ProducePartition(topic="t", records=[record])])
+        fetch = fetch_request([("t", 0, 0)], decode=True, max_wait_ms=1)
+        streams = ((self.client.channel.stream_stream("/streamit.v1.StreamIt/ProduceStream"), produce.SerializeToString(), True),
+                   (self.client.channel.unary_stream("/streamit.v1.StreamIt/FetchStream"), fetch.SerializeToString(), False))
+        for _ in range(200):
+            for call, good, many in streams:
+                bad = bytearray(good)
+                for _ in range(rng.randrange(4)):
+                    bad[rng.randrange(len(bad))] = rng.randrange(256)
+                bad = bytes(bad[:rng.randrange(len(bad) + 1)])
+                stream = call(iter([bad]) if many else bad, timeout=LIMIT_S)
+                try:
+                    for _ in stream:
+                        if not many:
+                            stream.cancel()
+                except grpc.RpcError:
+                    pass
+                self.assertIn(stream.code(), (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.CANCELLED))
+        self.assertEqual(code(self.client.produce("t", 0, [b"others go on"])), "OK")
+        self.wait_gauge("streamit_grpc_stream_requests_in_flight", 0)
+        self.wait_gauge("streamit_grpc_streams_open", 0)
+
+    def test_a_batch_that_inflates_without_end(self):
+        self.client.create("t")
+        bomb = record_batch.encode([record_batch.Record(bytes(1 << 20), None, [], 1)] * 130, codec=record_batch.GZIP)
+        self.assertEqual(code(self.client.produce("t", 0, bomb)), "OK")
+        row = self.client.api.Fetch(fetch_request([("t", 0, 0)], decode=True), timeout=LIMIT_S).partitions[0]
+        self.assertEqual((code(row), row.next_offset), ("MESSAGE_TOO_LARGE", 130))
+        many = pb.ProduceRequest(partitions=[pb.ProducePartition(topic="t", records=[pb.Record()] * 2000000)])
+        with self.assertRaises(grpc.RpcError) as caught:
+            self.client.api.Produce(many, timeout=LIMIT_S)
+        self.assertEqual(status_error(caught.exception)[0], "MESSAGE_TOO_LARGE")
+
+    def test_topics_come_and_go(self):
+        self.client.create("t")
+        sender = Sender(self.client)
+        for i in range(20):
+            sender.send([("t", 0, [b"%d" % i]), ("u", 0, [b"x"]), ("t", 1, [b"y"])])
+        results = sender.results(20)
+        self.assertEqual([code(r) for r in results[1]], ["OK", "UNKNOWN_TOPIC", "UNKNOWN_PARTITION"])
+        self.assertEqual([code(r) for r in results[20]], ["OK", "PRECONDITION", "PRECONDITION"])
+        self.client.create("u")
+        self.client.api.AlterTopic(pb.AlterTopicRequest(name="t", partitions=2), timeout=LIMIT_S)
+        sender.send([("t", 0, [b"a"]), ("u", 0, [b"x"]), ("t", 1, [b"y"])], answered=20)
+        self.assertEqual([code(r) for r in sender.results(21)[21]], ["OK"] * 3)
+        self.client.api.DeleteTopic(pb.DeleteTopicRequest(name="t"), timeout=LIMIT_S)
+        sender.send([("t", 0, [b"a"]), ("u", 0, [b"x"])], answered=21)
+        self.assertEqual([code(r) for r in sender.results(22)[22]], ["UNKNOWN_TOPIC", "OK"])
+        sender.close()
 
 
 class Listeners(harness.TestCase):

@@ -90,6 +90,9 @@ static int teardown(void **state)
     }
     assert_int_equal(gauge(f, "streamit_grpc_calls_in_flight"), 0);
     assert_int_equal(gauge(f, "streamit_grpc_stream_requests_in_flight"), 0);
+    assert_int_equal(test_host_metric(f->th, "streamit_grpc_streams_open",
+                                      "listener=\"transport_grpc\",method=\"ProduceStream\""),
+                     0);
     assert_int_equal(test_host_logged(f->th, "grpc_batch_refused"), 0);
     grpc_shutdown();
     assert_int_equal(fake_broker_facts(f->fb).slices_out, 0);
