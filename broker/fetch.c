@@ -332,6 +332,7 @@ void brk_fetch_wake_here(struct brk_partition *part)
     }
     pthread_mutex_unlock(&part->mu);
     if (here != NULL) {
+        here->on_executor = false; /* it may have been there before: this thread must not wait */
         fetch_again(here);
     }
 }

@@ -277,6 +277,29 @@ static void test_waiting_fetch_of_cold_data(void **state)
     fetch_fini(&f);
 }
 
+/* Also a fetch that has been on the executor before reads on this thread without waiting only. */
+static void test_waiting_fetch_that_was_cold(void **state)
+{
+    struct fixture *fix = with_topic(state, NULL, NULL);
+    struct produce_call p;
+    struct fetch_call f;
+    fetch_init(&f, 60000);
+    fetch_add(&f, "t", 0, 0);
+    f.call.min_bytes = STI_BATCH_HEADER_LEN + 40; /* more than one batch, less than two */
+    FAKE_SET(fix->fs, would_block, 1);
+    fetch_send(fix, &f);
+    fix_wait_parked(fix, 1);
+    FAKE_SET(fix->fs, would_block, 1);
+    start(fix, &p, 10);
+    ends_at(&p, 1);
+    fetch_wait(&f);
+    assert_int_equal(f.rows[0].high_watermark, 2);
+    assert_int_equal(fix->fs->would_block, 0);
+    assert_int_equal(fix->fs->reads_no_wait, 2);
+    assert_int_equal(fix->fs->reads, 4);
+    fetch_fini(&f);
+}
+
 struct producer {
     struct fixture *fix;
     size_t value_len;
@@ -332,6 +355,7 @@ int main(void)
         TEST(busy_strand),
         TEST(waiting_fetches),
         TEST(waiting_fetch_of_cold_data),
+        TEST(waiting_fetch_that_was_cold),
         TEST(both_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
