@@ -534,10 +534,14 @@ static void append_defer(struct brk_partition *part)
 {
     const struct sti_host *host = part->broker->host;
     pthread_mutex_lock(&part->mu);
-    part->append_inline = false;
+    bool wake = part->wake_wanted; /* by another thread meanwhile: not to wait for this append */
+    part->append_inline = part->wake_wanted = false;
     part->append_again = part->append_posted = true;
     host->strand_post(host->ctx, &part->strand, &part->append_task);
     pthread_mutex_unlock(&part->mu);
+    if (wake) {
+        brk_fetch_wake(part, false);
+    }
 }
 
 /* Append on the thread of a call. @thread strand, entered by the caller */
