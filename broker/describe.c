@@ -162,6 +162,7 @@ int brk_find_leader(void *self, const struct sti_request *request, const char *t
     if (rc == STI_E_UNKNOWN_TOPIC) {
         rc = brk_auto_create(broker, request, topic, err);
         brk_retry_after(request, rc == STI_E_UNAVAILABLE ? BRK_RETRY_AFTER_MS : 0);
+        return rc; /* it is not there yet, in any case */
     }
     if (rc == STI_OK) {
         *out = (struct sti_node_info){.struct_size = sizeof *out,
