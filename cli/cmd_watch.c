@@ -93,7 +93,7 @@ static int sample_take(struct watch *w, struct sample *sample, struct sti_err *e
         rc = sti_err_set(err, STI_E_NO_MEMORY, "no memory for %zu topics", count);
     }
     sample->at_us = cli_now_us();
-    for (size_t i = 0; rc == STI_OK && i < count; i++) {
+    for (size_t i = 0; rc == STI_OK && sample->rows != NULL && i < count; i++) {
         rc = sample_topic(w, topics == NULL ? w->topics[i] : topics->topics[i].name, sample, err);
     }
     if (topics != NULL) {
