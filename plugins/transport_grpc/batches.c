@@ -37,7 +37,7 @@ bool tgr_batches_end(const struct sti_slice *slices, size_t count, int64_t *next
 {
     uint64_t end = sti_slices_len(slices, count);
     struct tgr_reader reader;
-    struct sti_batch_header header;
+    struct sti_batch_header header = {0};
     tgr_reader_init(&reader, slices, count);
     while (reader.pos < end) {
         if (peek_header(&reader, end, &header, NULL) != STI_OK ||
@@ -59,7 +59,7 @@ struct writer {
 
 static bool reserve(struct writer *w, size_t more)
 {
-    if (more <= w->capacity - w->len) {
+    if (w->bytes != NULL && more <= w->capacity - w->len) {
         return true;
     }
     size_t capacity = w->capacity == 0 ? FIRST_BYTES : w->capacity;
@@ -208,7 +208,7 @@ static const uint8_t *one_piece(struct tgr_reader *reader, uint64_t end, uint64_
 static int next_batch(struct tgr_decoding *d, struct writer *w, struct sti_batch_iter *iter,
                       struct tgr_reader *reader, uint64_t end, struct sti_err *err)
 {
-    struct sti_batch_header header;
+    struct sti_batch_header header = {0};
     uint8_t *owned;
     int64_t begin = d->next_offset;
     int rc = peek_header(reader, end, &header, err);

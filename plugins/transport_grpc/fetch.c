@@ -295,7 +295,10 @@ static int answer(struct tgr_rpc *rpc, struct tgr_fetch *fetch, struct sti_err *
     uint32_t count = 0;
     bool first = true;
     struct tgr_fetch_out *outs = tgr_arena_alloc(&rpc->arena, call->row_count, sizeof *outs);
-    int rc = outs != NULL ? STI_OK : sti_err_set(err, STI_E_NO_MEMORY, "no memory for a response");
+    int rc = STI_OK;
+    if (outs == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "no memory for a response");
+    }
     for (; rc == STI_OK && count < call->row_count; count++) {
         struct sti_fetch_row *row = call->rows[count];
         if (row->status == STI_E_CANCELLED && atomic_load(&rpc->t->draining)) {

@@ -178,9 +178,10 @@ static int answer(struct tgr_fetch *fetch, bool *sent, struct sti_err *err)
     size_t count = 0;
     struct tgr_fetch_out *outs = tgr_arena_alloc(arena, call->row_count, sizeof *outs);
     struct tgr_fetch_out *news = tgr_arena_alloc(arena, call->row_count, sizeof *news);
-    int rc = outs != NULL && news != NULL
-                 ? STI_OK
-                 : sti_err_set(err, STI_E_NO_MEMORY, "no memory for a response");
+    int rc = STI_OK;
+    if (outs == NULL || news == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "no memory for a response");
+    }
     for (; rc == STI_OK && count < call->row_count; count++) {
         struct sti_fetch_row *row = call->rows[count];
         if (row->status == STI_E_THROTTLED) {
@@ -222,7 +223,7 @@ static void step(struct tgr_fetch *fetch)
     struct tgr_rpc *rpc = fetch->rpc;
     const struct sti_host *host = rpc->t->host;
     struct sti_err err;
-    bool sent;
+    bool sent = false;
     sti_err_clear(&err);
     pthread_mutex_lock(&rpc->mu);
     bool closed = rpc->closed;

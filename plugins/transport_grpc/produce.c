@@ -169,7 +169,7 @@ void tgr_produce_handle(struct tgr_rpc *rpc)
     unary->rpc = rpc;
     int rc =
         tgr_produce_read(t, &rpc->arena, TGR_PRODUCE_UNARY, rpc->payload, &unary->produce, &err);
-    if (rc != STI_OK) {
+    if (rc != STI_OK || unary->produce == NULL) {
         sti_metric_add(t->malformed, 1);
         fail(rpc, unary, rc, &err);
         return;

@@ -169,8 +169,8 @@ static int read_record(struct encoder *enc, const struct sti_slice *message, str
 static int encode_record(struct encoder *enc, struct tgr_reader *reader, uint64_t end,
                          struct sti_err *err)
 {
-    struct sti_slice message;
-    struct record record;
+    struct sti_slice message = sti_slice_borrow("", 0);
+    struct record record = {.timestamp_ms = 0};
     uint64_t len;
     if (!tgr_read_len(reader, end, &len)) {
         return cut(err, "ProducePartition.records");
@@ -235,8 +235,10 @@ int tgr_records_encode(struct tgr_arena *arena, struct tgr_produce *produce, uin
     *batches = (struct tgr_batches){
         .builders = (struct sti_batch_builder **)tgr_arena_alloc(arena, rows, sizeof(void *))};
     struct sti_slice *slices = tgr_arena_alloc(arena, rows, sizeof *slices);
+    *copied = 0;
     if (batches->builders == NULL || slices == NULL) {
-        rc = sti_err_set(err, STI_E_NO_MEMORY, "no memory for the records of %u partitions", rows);
+        return sti_err_set(err, STI_E_NO_MEMORY, "no memory for the records of %u partitions",
+                           rows);
     }
     for (uint32_t i = 0; rc == STI_OK && i < rows; i++) {
         struct tgr_produce_row *row = &produce->rows[i];

@@ -348,6 +348,7 @@ void *tgr_poller_main(void *transport)
     flush_list = &list;
     while (poll_once(transport, &list)) {
     }
+    flush_list = NULL;
     return NULL;
 }
 

@@ -37,34 +37,34 @@ static atomic_size_t copied; /* bytes, of copies of LARGE bytes and more */
 __attribute__((visibility("default"))) void *memcpy(void *restrict to, const void *restrict from,
                                                     size_t len)
 {
-    volatile uint8_t *out = to;
-    const uint8_t *in = from;
-    if (len >= LARGE) {
-        (void)atomic_fetch_add_explicit(&copied, len, memory_order_relaxed);
+    volatile uint8_t *out = dest;
+    const uint8_t *in = src;
+    if (n >= LARGE) {
+        (void)atomic_fetch_add_explicit(&copied, n, memory_order_relaxed);
     }
-    for (size_t i = 0; i < len; i++) {
+    for (size_t i = 0; i < n; i++) {
         out[i] = in[i];
     }
-    return to;
+    return dest;
 }
 
-__attribute__((visibility("default"))) void *memmove(void *to, const void *from, size_t len)
+__attribute__((visibility("default"))) void *memmove(void *dest, const void *src, size_t n)
 {
-    volatile uint8_t *out = to;
-    const uint8_t *in = from;
-    if (len >= LARGE) {
-        (void)atomic_fetch_add_explicit(&copied, len, memory_order_relaxed);
+    volatile uint8_t *out = dest;
+    const uint8_t *in = src;
+    if (n >= LARGE) {
+        (void)atomic_fetch_add_explicit(&copied, n, memory_order_relaxed);
     }
     if (out <= in) {
-        for (size_t i = 0; i < len; i++) {
+        for (size_t i = 0; i < n; i++) {
             out[i] = in[i];
         }
     } else {
-        for (size_t i = len; i > 0; i--) {
+        for (size_t i = n; i > 0; i--) {
             out[i - 1] = in[i - 1];
         }
     }
-    return to;
+    return dest;
 }
 
 #pragma GCC pop_options
@@ -218,8 +218,8 @@ static void test_streams(void **state)
     size_t before = atomic_load(&copied);
     grpc_slice slices[2];
     test_stream_open(&s, f->channel, API "ProduceStream", 30000);
-    for (uint8_t i = 1; i <= ROUNDS; i++) {
-        const uint8_t head[] = {0x08, i, 0x10, 0x01};
+    for (int i = 1; i <= ROUNDS; i++) {
+        const uint8_t head[] = {0x08, (uint8_t)i, 0x10, 0x01};
         assert_true(test_stream_send_slices(&s, slices, request_slices(head, 4, "sink", slices)));
     }
     test_stream_half_close(&s);

@@ -141,6 +141,7 @@ static int take(struct test_stream *s, uint64_t through, uint64_t *results)
             char text[256];
             grpc_status_code c = test_stream_end(s, text, sizeof text);
             fail_msg("seen %d results %d status %d %s", (int)seen, (int)*results, (int)c, text);
+            return messages;
         }
         assert_true(response->through >= seen);
         seen = response->through;
