@@ -34,8 +34,8 @@ static atomic_size_t copied; /* bytes, of copies of LARGE bytes and more */
 #pragma GCC optimize("no-tree-loop-distribute-patterns")
 
 /* Seen by the libraries too. */
-__attribute__((visibility("default"))) void *memcpy(void *restrict to, const void *restrict from,
-                                                    size_t len)
+__attribute__((visibility("default"))) void *memcpy(void *restrict dest, const void *restrict src,
+                                                    size_t n)
 {
     volatile uint8_t *out = dest;
     const uint8_t *in = src;
