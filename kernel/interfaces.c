@@ -68,8 +68,9 @@ static const struct krn_slot replication_slots[] = {
 };
 
 static const struct krn_slot peer_slots[] = {
-    SLOT(sti_peer, serve), SLOT(sti_peer, respond), SLOT(sti_peer, dial),
-    SLOT(sti_peer, call),  SLOT(sti_peer, hang_up),
+    SLOT(sti_peer, serve), SLOT(sti_peer, withdraw), SLOT(sti_peer, respond),
+    SLOT(sti_peer, dial),  SLOT(sti_peer, call),     SLOT(sti_peer, cancel),
+    SLOT(sti_peer, sever), SLOT(sti_peer, hang_up),  SLOT(sti_peer, info),
 };
 
 static const struct krn_slot transport_slots[] = {SLOT(sti_transport, endpoint)};

@@ -17,9 +17,10 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# `plugins/*` stands for one plugin: itself, never a sibling. `proto/internal` holds the cluster commands, which are a
-# format at rest and no wire: the broker writes them, and never sees the public API. The command line reaches down to
-# the kernel for `plugin check`, which must refuse a plugin in the very words of the daemon.
+# `plugins/*` stands for one plugin: itself, never a sibling, but for plugins/common, which is no plugin and is compiled
+# into each that uses it. `proto/internal` holds the cluster commands, which are a format at rest and no wire: the broker
+# writes them, and never sees the public API. The command line reaches down to the kernel for `plugin check`, which must
+# refuse a plugin in the very words of the daemon.
 LAYERS = {
     "sdk/include": {"sdk/include"},
     "sdk": {"sdk/include", "sdk"},
@@ -129,7 +130,7 @@ def check_include(root, path, kind, name):
         return None
     if their_layer not in LAYERS[layer]:
         return f"{layer} may not include {target}: only {', '.join(sorted(LAYERS[layer]))}"
-    if their_layer == "plugins/*" and their_plugin != plugin:
+    if their_layer == "plugins/*" and their_plugin not in (plugin, "common"):
         return f"plugin {plugin} may not include {target}: plugins meet through interfaces of the SDK"
     return None
 
@@ -157,6 +158,8 @@ def self_test():
         "plugins/one/one.h": "",
         "plugins/two/two.c": '#include "../one/one.h"\n',
         "plugins/two/kern.c": '#include "kernel/k.h"\n',
+        "plugins/common/c.c": '#include "../one/one.h"\n',
+        "plugins/common/c.h": "",
         "kernel/k.h": "",
         "sdk/conformance/runner.c": '#include "kernel/k.h"\n',
         "client/c.c": '#include "broker/b.h"\n',
@@ -164,6 +167,7 @@ def self_test():
     }
     good = {"sdk/conformance/host.c": '#include "kernel/k.h"\n',
             "broker/commands.c": '#include "streamit/internal/cluster.pb-c.h"\n',
+            "plugins/one/common.c": '#include "../common/c.h"\n',
             "plugins/one/plugin.c": '#include "one.h"\n#include "streamit/x.h"\n#include <stdio.h>\n'}
     with tempfile.TemporaryDirectory() as root:
         for path, text in {**bad, **good}.items():

@@ -62,12 +62,26 @@ struct cfm_suite {
 
 /* NULL-terminated. */
 extern const struct cfm_suite *const cfm_suites[];
-extern const struct cfm_suite cfm_storage_suite, cfm_metrics_suite;
+extern const struct cfm_suite cfm_storage_suite, cfm_metrics_suite, cfm_peer_suite;
 
 /* Bring a node up, over what data_dir holds, and take it down. Both fail the case when the plugin
  * does not follow. No thread is left after cfm_stop, so that the case may fork. */
 void cfm_start(struct cfm *cfm);
 void cfm_stop(struct cfm *cfm);
+
+/* One node of several, for interfaces between nodes; nothing of struct cfm is filled by it. */
+struct cfm_node {
+    const struct sti_host *host;
+    struct sti_binding subject;
+    struct cfm_host *node;
+};
+
+/* The same for a node of `cluster` (any number) with an id of its own. @param sets  "key=value" of
+ * the instance, NULL-terminated, over those of the command line; NULL: none. A node that was
+ * stopped may be started again. @thread the first of the process */
+void cfm_node_start(struct cfm *cfm, unsigned cluster, int32_t node_id, const char *const *sets,
+                    struct cfm_node *out);
+void cfm_node_stop(struct cfm_node *node);
 
 /* A number below `below`, which is not 0. */
 uint32_t cfm_below(struct cfm *cfm, uint32_t below);

@@ -12,8 +12,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "kernel/identity.h"
 #include "kernel/node.h"
 #include "runner.h"
 
@@ -24,6 +26,7 @@ enum { DRAIN_MS = 15000 };
 struct cfm_host {
     struct krn_log *log;
     struct krn_node *node;
+    const char **sets;
 };
 
 static const struct cfm_args *running;
@@ -98,7 +101,8 @@ static void print_quoted(FILE *out, const char *text)
     putc('"', out);
 }
 
-static int write_config(const char *path, const char *data_dir, struct sti_err *err)
+static int write_config(const char *path, const char *data_dir, int32_t node_id,
+                        struct sti_err *err)
 {
     FILE *out = fopen(path, "we");
     if (out == NULL) {
@@ -107,8 +111,9 @@ static int write_config(const char *path, const char *data_dir, struct sti_err *
     fputs("node: { data_dir = ", out);
     print_quoted(out, data_dir);
     fprintf(out,
-            "; executor_threads = %d; drain_timeout_ms = %d; };\nplugins: { " SUBJECT ": { file = ",
-            CFM_THREADS, DRAIN_MS);
+            "; node_id = %d; executor_threads = %d; drain_timeout_ms = %d; };\nplugins: { " SUBJECT
+            ": { file = ",
+            (int)node_id, CFM_THREADS, DRAIN_MS);
     print_quoted(out, running->file);
     fputs("; }; };\n", out);
     return fclose(out) == 0 ? STI_OK : sti_err_set(err, STI_E_IO, "%s: %s", path, strerror(errno));
@@ -120,13 +125,20 @@ static void on_missed(void *arg, const char *instance, const char *phase)
     CFM_FAIL("%s of '%s' did not return within %d ms", phase, instance, DRAIN_MS);
 }
 
-/* --set KEY=VALUE is an override of the instance's section. */
-static const char **make_sets(void)
+/* --set KEY=VALUE is an override of the instance's section; `more` are those of the suite. */
+static const char **make_sets(const char *const *more, size_t *count)
 {
-    const char **sets = calloc(running->set_count + 1, sizeof *sets);
-    for (size_t i = 0; sets != NULL && i < running->set_count; i++) {
+    size_t more_count = 0;
+    while (more != NULL && more[more_count] != NULL) {
+        more_count++;
+    }
+    *count = running->set_count + more_count;
+    const char **sets = calloc(*count + 1, sizeof *sets);
+    for (size_t i = 0; sets != NULL && i < *count; i++) {
         char *text;
-        if (asprintf(&text, "plugins." SUBJECT ".%s", running->sets[i]) < 0) {
+        if (asprintf(&text, "plugins." SUBJECT ".%s",
+                     i < running->set_count ? running->sets[i] : more[i - running->set_count]) <
+            0) {
             abort();
         }
         sets[i] = text;
@@ -134,29 +146,37 @@ static const char **make_sets(void)
     return sets;
 }
 
-static int node_open(struct cfm_host *host, const char *dir, const char *data_dir,
-                     struct sti_err *err)
+static void free_sets(const char **sets)
+{
+    for (size_t i = 0; sets != NULL && sets[i] != NULL; i++) {
+        free((char *)(uintptr_t)sets[i]);
+    }
+    free((void *)sets);
+}
+
+static int node_open(struct cfm_host *host, const char *dir, const char *data_dir, int32_t node_id,
+                     const char *const *more, struct sti_err *err)
 {
     static const struct sti_plugin *const builtins[] = {&own_plugin, NULL};
     static const struct sti_plugin *const none[] = {NULL};
-    static const char **sets;
+    size_t set_count;
     char *config;
-    if (asprintf(&config, "%s/node.cfg", dir) < 0) {
+    if (asprintf(&config, "%s/node-%d.cfg", dir, (int)node_id) < 0) {
         abort();
     }
     host->log = krn_log_new(log_fd, KRN_LOG_TEXT, STI_LOG_DEBUG);
-    sets = sets == NULL ? make_sets() : sets;
-    if (host->log == NULL || sets == NULL) {
+    host->sets = make_sets(more, &set_count);
+    if (host->log == NULL || host->sets == NULL) {
         free(config);
         return sti_err_set(err, STI_E_NO_MEMORY, "out of memory");
     }
     struct krn_node_args node_args = {.config_path = config,
-                                      .sets = sets,
-                                      .set_count = running->set_count,
+                                      .sets = host->sets,
+                                      .set_count = set_count,
                                       .builtins = need.iface == NULL ? none : builtins,
                                       .log = host->log,
                                       .missed = on_missed};
-    int rc = write_config(config, data_dir, err);
+    int rc = write_config(config, data_dir, node_id, err);
     if (rc == STI_OK) {
         rc = krn_node_open(&node_args, &host->node, err);
     }
@@ -168,6 +188,7 @@ static void node_free(struct cfm_host *host)
 {
     krn_node_free(host->node);
     krn_log_free(host->log);
+    free_sets(host->sets);
     *host = (struct cfm_host){0};
 }
 
@@ -180,15 +201,29 @@ void cfm_host_setup(const struct cfm_args *args, const struct cfm_suite *suite, 
     need.minor = suite->minor_min;
 }
 
+static void node_start(struct cfm_host *host, const char *dir, const char *data_dir,
+                       int32_t node_id, const char *const *more)
+{
+    struct sti_err err = {0};
+    int rc = node_open(host, dir, data_dir, node_id, more, &err);
+    if (rc == STI_OK) {
+        rc = krn_node_start(host->node, &err);
+    }
+    CFM_EXPECT(rc == STI_OK, "the instance does not start: %s: %s", sti_status_name(rc), err.msg);
+}
+
+static void node_stop(struct cfm_host *host)
+{
+    struct sti_err err = {0};
+    int rc = krn_node_stop(host->node, &err);
+    CFM_EXPECT(rc == STI_OK, "the instance does not stop: %s: %s", sti_status_name(rc), err.msg);
+    node_free(host);
+}
+
 void cfm_start(struct cfm *cfm)
 {
     static struct cfm_host host;
-    struct sti_err err = {0};
-    int rc = node_open(&host, cfm->dir, cfm->data_dir, &err);
-    if (rc == STI_OK) {
-        rc = krn_node_start(host.node, &err);
-    }
-    CFM_EXPECT(rc == STI_OK, "the instance does not start: %s: %s", sti_status_name(rc), err.msg);
+    node_start(&host, cfm->dir, cfm->data_dir, 1, NULL);
     cfm->node = &host;
     cfm->host = own_host;
     cfm->subject = subject;
@@ -196,13 +231,49 @@ void cfm_start(struct cfm *cfm)
 
 void cfm_stop(struct cfm *cfm)
 {
-    struct sti_err err = {0};
-    int rc = krn_node_stop(cfm->node->node, &err);
-    CFM_EXPECT(rc == STI_OK, "the instance does not stop: %s: %s", sti_status_name(rc), err.msg);
-    node_free(cfm->node);
+    node_stop(cfm->node);
     cfm->node = NULL;
     cfm->host = NULL;
     cfm->subject = (struct sti_binding){0};
+}
+
+/* ---- several nodes -------------------------------------------------------------------------- */
+
+/* The folder of a node that has a cluster already. */
+static void make_identity(const char *data_dir, unsigned cluster, int32_t node_id)
+{
+    char text[256], *path;
+    if (asprintf(&path, "%s/identity", data_dir) < 0) {
+        abort();
+    }
+    int len = snprintf(text, sizeof text, "format_version=%d\ncluster_id=%032x\nnode_id=%d\n",
+                       KRN_IDENTITY_FORMAT, cluster, (int)node_id);
+    FILE *out = mkdir(data_dir, 0700) == 0 || errno == EEXIST ? fopen(path, "we") : NULL;
+    CFM_EXPECT(out != NULL, "%s: %s", path, strerror(errno));
+    fprintf(out, "%scrc32=%08x\n", text, krn_identity_sum(text, (size_t)len));
+    CFM_EXPECT(fclose(out) == 0, "%s: %s", path, strerror(errno));
+    free(path);
+}
+
+void cfm_node_start(struct cfm *cfm, unsigned cluster, int32_t node_id, const char *const *sets,
+                    struct cfm_node *out)
+{
+    char *data_dir;
+    struct cfm_host *host = calloc(1, sizeof *host);
+    if (host == NULL || asprintf(&data_dir, "%s/node-%d", cfm->dir, (int)node_id) < 0) {
+        abort();
+    }
+    make_identity(data_dir, cluster, node_id);
+    node_start(host, cfm->dir, data_dir, node_id, sets);
+    *out = (struct cfm_node){.host = own_host, .subject = subject, .node = host};
+    free(data_dir);
+}
+
+void cfm_node_stop(struct cfm_node *node)
+{
+    node_stop(node->node);
+    free(node->node);
+    *node = (struct cfm_node){0};
 }
 
 /* ---- the probe ------------------------------------------------------------------------------ */
@@ -235,7 +306,7 @@ void cfm_host_probe(const struct cfm_args *args, const char *dir, struct cfm_sub
     log_fd = args->log ? STDERR_FILENO : open("/dev/null", O_WRONLY | O_CLOEXEC);
     int rc = krn_plugin_visit(args->file, describe, out, &err);
     if (rc == STI_OK) {
-        rc = node_open(&host, dir, dir, &err);
+        rc = node_open(&host, dir, dir, 1, NULL, &err);
     }
     if (rc == STI_OK) {
         rc = krn_node_check(host.node, &err);

@@ -15,7 +15,8 @@
 
 enum { EXIT_USAGE = 2 };
 
-const struct cfm_suite *const cfm_suites[] = {&cfm_storage_suite, &cfm_metrics_suite, NULL};
+const struct cfm_suite *const cfm_suites[] = {&cfm_storage_suite, &cfm_metrics_suite,
+                                              &cfm_peer_suite, NULL};
 
 static void print_help(void)
 {

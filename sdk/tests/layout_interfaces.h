@@ -15,6 +15,7 @@
 #include "streamit/metadata.h"
 #include "streamit/metrics.h"
 #include "streamit/peer.h"
+#include "streamit/peer_sim.h"
 #include "streamit/replication.h"
 #include "streamit/storage.h"
 #include "streamit/transport.h"
@@ -456,7 +457,36 @@ LAYOUT_FIELD(sti_transport, endpoint, 24, 8);
 /* ---- peer.h */
 
 LAYOUT_VALUE(STI_PEER_MAJOR, 0);
-LAYOUT_VALUE(STI_PEER_MINOR, 1);
+LAYOUT_VALUE(STI_PEER_MINOR, 2);
+LAYOUT_VALUE(STI_PEER_REMOTE, 1);
+LAYOUT_VALUE(STI_PEER_NAME_MAX, 63);
+LAYOUT_VALUE(STI_PEER_SLICE_MAX, 1024);
+LAYOUT_VALUE(STI_PEER_DOWN, 0);
+LAYOUT_VALUE(STI_PEER_UP, 1);
+
+LAYOUT_SIZE(sti_peer_incoming, 48);
+LAYOUT_FIELD(sti_peer_incoming, struct_size, 0, 4);
+LAYOUT_FIELD(sti_peer_incoming, from_node, 4, 4);
+LAYOUT_FIELD(sti_peer_incoming, service, 8, 8);
+LAYOUT_FIELD(sti_peer_incoming, method, 16, 8);
+LAYOUT_FIELD(sti_peer_incoming, request, 24, 8);
+LAYOUT_FIELD(sti_peer_incoming, request_count, 32, 4);
+LAYOUT_FIELD(sti_peer_incoming, timeout_ms, 36, 4);
+LAYOUT_FIELD(sti_peer_incoming, user, 40, 8);
+
+LAYOUT_SIZE(sti_peer_service, 32);
+LAYOUT_FIELD(sti_peer_service, struct_size, 0, 4);
+LAYOUT_FIELD(sti_peer_service, reserved, 4, 4);
+LAYOUT_FIELD(sti_peer_service, name, 8, 8);
+LAYOUT_FIELD(sti_peer_service, handle, 16, 8);
+LAYOUT_FIELD(sti_peer_service, ctx, 24, 8);
+
+LAYOUT_SIZE(sti_peer_dial, 32);
+LAYOUT_FIELD(sti_peer_dial, struct_size, 0, 4);
+LAYOUT_FIELD(sti_peer_dial, node_id, 4, 4);
+LAYOUT_FIELD(sti_peer_dial, address, 8, 8);
+LAYOUT_FIELD(sti_peer_dial, state, 16, 8);
+LAYOUT_FIELD(sti_peer_dial, ctx, 24, 8);
 
 LAYOUT_SIZE(sti_peer_call, 64);
 LAYOUT_FIELD(sti_peer_call, struct_size, 0, 4);
@@ -470,13 +500,50 @@ LAYOUT_FIELD(sti_peer_call, response, 40, 8);
 LAYOUT_FIELD(sti_peer_call, done, 48, 8);
 LAYOUT_FIELD(sti_peer_call, user, 56, 8);
 
-LAYOUT_SIZE(sti_peer, 64);
+LAYOUT_SIZE(sti_peer_info, 32);
+LAYOUT_FIELD(sti_peer_info, struct_size, 0, 4);
+LAYOUT_FIELD(sti_peer_info, calls_max, 4, 4);
+LAYOUT_FIELD(sti_peer_info, address, 8, 8);
+LAYOUT_FIELD(sti_peer_info, message_bytes_max, 16, 8);
+LAYOUT_FIELD(sti_peer_info, bytes_max, 24, 8);
+
+LAYOUT_SIZE(sti_peer, 96);
 LAYOUT_FIELD(sti_peer, iface, 0, 24);
 LAYOUT_FIELD(sti_peer, serve, 24, 8);
-LAYOUT_FIELD(sti_peer, respond, 32, 8);
-LAYOUT_FIELD(sti_peer, dial, 40, 8);
-LAYOUT_FIELD(sti_peer, call, 48, 8);
-LAYOUT_FIELD(sti_peer, hang_up, 56, 8);
+LAYOUT_FIELD(sti_peer, withdraw, 32, 8);
+LAYOUT_FIELD(sti_peer, respond, 40, 8);
+LAYOUT_FIELD(sti_peer, dial, 48, 8);
+LAYOUT_FIELD(sti_peer, call, 56, 8);
+LAYOUT_FIELD(sti_peer, cancel, 64, 8);
+LAYOUT_FIELD(sti_peer, sever, 72, 8);
+LAYOUT_FIELD(sti_peer, hang_up, 80, 8);
+LAYOUT_FIELD(sti_peer, info, 88, 8);
+
+/* ---- peer_sim.h */
+
+LAYOUT_VALUE(STI_PEER_SIM_MAJOR, 0);
+LAYOUT_VALUE(STI_PEER_SIM_MINOR, 1);
+
+LAYOUT_SIZE(sti_peer_sim_weather, 32);
+LAYOUT_FIELD(sti_peer_sim_weather, struct_size, 0, 4);
+LAYOUT_FIELD(sti_peer_sim_weather, lost_per_million, 4, 4);
+LAYOUT_FIELD(sti_peer_sim_weather, delay_min_us, 8, 8);
+LAYOUT_FIELD(sti_peer_sim_weather, delay_max_us, 16, 8);
+LAYOUT_FIELD(sti_peer_sim_weather, detect_us, 24, 8);
+
+LAYOUT_SIZE(sti_peer_sim_trace, 32);
+LAYOUT_FIELD(sti_peer_sim_trace, struct_size, 0, 4);
+LAYOUT_FIELD(sti_peer_sim_trace, reserved, 4, 4);
+LAYOUT_FIELD(sti_peer_sim_trace, hash, 8, 8);
+LAYOUT_FIELD(sti_peer_sim_trace, events, 16, 8);
+LAYOUT_FIELD(sti_peer_sim_trace, broken, 24, 8);
+
+LAYOUT_SIZE(sti_peer_sim, 56);
+LAYOUT_FIELD(sti_peer_sim, iface, 0, 24);
+LAYOUT_FIELD(sti_peer_sim, weather, 24, 8);
+LAYOUT_FIELD(sti_peer_sim, cut, 32, 8);
+LAYOUT_FIELD(sti_peer_sim, heal, 40, 8);
+LAYOUT_FIELD(sti_peer_sim, trace, 48, 8);
 
 /* ---- metrics.h */
 

@@ -79,7 +79,7 @@ class Case(harness.TestCase):
 
 
 def live_families(case):
-    node = case.node(config=case.config("  metrics_log: { };\n")).start()
+    node = case.node(config=case.config("  metrics_log: { };\n  peer_sim: { };\n")).start()
     case.cli(node, "create-topic", "--name", "t")
     case.cli(node, "produce", "--topic", "t", data=b"x\n")
     case.cli(node, "consume", "--topic", "t", "--from", "beginning", "--until-end")
