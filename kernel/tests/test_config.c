@@ -406,10 +406,13 @@ static void test_roots_and_places(void **state)
         fill_root("topics: (\n  { name = \"a\"; },\n  { name = \"b\"; }\n);\n", NULL, &conf, &err),
         STI_OK);
     assert_int_equal(conf.topics.count, 2);
-    const struct placed *second = conf.topics.rows[1];
-    assert_string_equal(second->name, "b");
     snprintf(text, sizeof text, "%s:3: topics[1]", main_path);
-    assert_string_equal(second->where, text);
+    assert_non_null(conf.topics.rows);
+    if (conf.topics.rows != NULL) { /* the analyser does not know what an assertion does */
+        const struct placed *second = conf.topics.rows[1];
+        assert_string_equal(second->name, "b");
+        assert_string_equal(second->where, text);
+    }
     assert_int_equal(fill_root("", NULL, &conf, &err), STI_OK);
     assert_int_equal(conf.topics.count, 0);
     assert_int_equal(fill_root("topics: { };\n", NULL, &conf, &err), STI_E_CONFIG);
