@@ -282,8 +282,9 @@ static struct request *request_gather(struct pstream *s)
         if (!joins(s, part)) {
             continue;
         }
-        /* No message may pass what the servers' limit lets a single batch be. */
-        uint64_t len = next_len(part), limit = part->topic->message_bytes_max;
+        /* No message, names and all, may pass what the servers' limit lets a single batch be. */
+        uint64_t len = next_len(part) + CL_PRODUCE_ROW_MAX;
+        uint64_t limit = part->topic->message_bytes_max;
         most = limit < most ? limit : most;
         if (req->count > 0 && bytes + len > most) {
             ready_push(s, part);

@@ -644,6 +644,20 @@ class Real(harness.TestCase):
         driver.ok("closec")
         driver.end()
 
+    def test_names_count_in_a_message(self):
+        """Many small batches of a topic with a long name are not gathered into more than a server takes."""
+        host = self.node("narrow", sets=["broker.max_message_bytes=65536", "plugins.transport_grpc.max_message_bytes=65536"]).start()
+        driver = Driver(host.server, timeout_ms=20000)
+        self.addCleanup(driver.kill)
+        driver.ok("create", "n" * 249, 500)
+        driver.ok("producer", linger_ms=500)
+        driver.ok("topic", "n" * 249)
+        for i in range(500):
+            driver.ok("send", 1, i, "v")
+        driver.ok("flush", 30000)
+        self.assertEqual([r[0] for r in driver.reports().values()], ["OK"] * 500)
+        driver.end()
+
 
 class Asking(Case):
     def test_cancel_and_timeout_of_a_server_that_does_not_answer(self):
