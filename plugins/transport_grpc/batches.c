@@ -50,6 +50,20 @@ bool tgr_batches_end(const struct sti_slice *slices, size_t count, int64_t *next
     return true;
 }
 
+bool tgr_batches_compressed(const struct sti_slice *slices, size_t count)
+{
+    uint64_t end = sti_slices_len(slices, count);
+    struct tgr_reader reader;
+    struct sti_batch_header header;
+    bool compressed = false;
+    tgr_reader_init(&reader, slices, count);
+    while (!compressed && reader.pos < end && peek_header(&reader, end, &header, NULL) == STI_OK &&
+           tgr_read_bytes(&reader, end, header.total_len, NULL)) {
+        compressed = (header.attributes & STI_BATCH_CODEC_MASK) != STI_CODEC_NONE;
+    }
+    return compressed;
+}
+
 /* ---- records out ---- */
 
 struct writer {

@@ -15,6 +15,9 @@
 bool tgr_batches_end(const struct sti_slice *slices, size_t count, int64_t *next_offset,
                      int32_t *last_epoch);
 
+/* Is one of the batches compressed? Only headers are read, up to the first that is none. */
+bool tgr_batches_compressed(const struct sti_slice *slices, size_t count);
+
 /* What to decode, and what came of it. */
 struct tgr_decoding {
     const struct sti_slice *slices;

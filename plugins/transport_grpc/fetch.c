@@ -140,13 +140,27 @@ struct tgr_fetch *tgr_fetch_new(struct tgr_rpc *rpc, uint32_t bytes_default,
 
 /* ---- rows out ---- */
 
-uint64_t tgr_fetch_bytes(const struct sti_fetch *call)
+static bool in_memory(const struct sti_fetch_row *row)
 {
-    uint64_t bytes = 0;
-    for (uint32_t r = 0; r < call->row_count; r++) {
-        bytes += sti_slices_len(call->rows[r]->slices, call->rows[r]->slice_count);
+    bool all = true;
+    for (uint32_t s = 0; s < row->slice_count; s++) {
+        all = all && (row->slices[s].data != NULL || row->slices[s].len == 0);
     }
-    return bytes;
+    return all;
+}
+
+bool tgr_fetch_is_work(const struct tgr_fetch *fetch)
+{
+    const struct sti_fetch *call = &fetch->call;
+    uint64_t bytes = 0;
+    bool work = false;
+    for (uint32_t r = 0; fetch->decode && !work && r < call->row_count; r++) {
+        const struct sti_fetch_row *row = call->rows[r];
+        bytes += sti_slices_len(row->slices, row->slice_count);
+        work = bytes > TGR_INLINE_BYTES || !in_memory(row) ||
+               tgr_batches_compressed(row->slices, row->slice_count);
+    }
+    return work;
 }
 
 static void row_release(struct sti_fetch_row *row)
@@ -164,11 +178,11 @@ static void row_check(const struct tgr_transport *t, struct sti_fetch_row *row)
     for (uint32_t s = 0; row->status == STI_OK && s < row->slice_count; s++) {
         const struct sti_slice *slice = &row->slices[s];
         copied += slice->owner == NULL ? slice->len : 0; /* see fetch_encode.c */
-        if (slice->data == NULL && slice->len > 0) {
-            row->status = sti_err_set(&row->err, STI_E_INTERNAL,
-                                      "topic %s, partition %d: bytes that are not in memory",
-                                      row->topic, (int)row->partition);
-        }
+    }
+    if (row->status == STI_OK && !in_memory(row)) {
+        row->status = sti_err_set(&row->err, STI_E_INTERNAL,
+                                  "topic %s, partition %d: bytes that are not in memory",
+                                  row->topic, (int)row->partition);
     }
     sti_metric_add(t->copied_bytes, copied);
 }
@@ -355,7 +369,7 @@ static void on_fetched(struct sti_fetch *call)
     fetch->answered = true;
     pthread_mutex_unlock(&rpc->mu);
     tgr_unpark(rpc);
-    if (fetch->decode && tgr_fetch_bytes(call) > TGR_INLINE_BYTES) {
+    if (tgr_fetch_is_work(fetch)) {
         fetch->task.run = on_task;
         host->post(host->ctx, &fetch->task);
     } else {

@@ -46,8 +46,9 @@ struct tgr_fetch *tgr_fetch_new(struct tgr_rpc *rpc, uint32_t bytes_default,
                                 void (*done)(struct sti_fetch *call));
 /* Ask the broker to give up. @locks rpc->mu held */
 void tgr_fetch_cancel(struct tgr_rpc *rpc);
-/* Bytes that the broker has handed out. */
-uint64_t tgr_fetch_bytes(const struct sti_fetch *call);
+/* Is what the broker has handed out to be decoded, and too much of that for a poller? Whatever is
+ * compressed is: it may become any size. */
+bool tgr_fetch_is_work(const struct tgr_fetch *fetch);
 /* Fill `out` from an answered row, decoding it when asked to. Slices of rows with an error are
  * released. @param left  bytes that the message may still take; lowered
  * @param first  no record is in the message yet: one comes even if it is larger

@@ -254,7 +254,7 @@ static void on_fetched(struct sti_fetch *call)
     pthread_mutex_lock(&rpc->mu);
     fetch->answered = true;
     pthread_mutex_unlock(&rpc->mu);
-    if (fetch->decode && tgr_fetch_bytes(call) > TGR_INLINE_BYTES) {
+    if (tgr_fetch_is_work(fetch)) {
         fetch->task.run = on_step_task;
         host->post(host->ctx, &fetch->task);
     } else {

@@ -49,7 +49,8 @@ struct tgr_conf {
 
 /* What surrounds the batches of a message of max_message_bytes. */
 #define TGR_MESSAGE_SLACK_BYTES (64u << 10)
-/* Records of more bytes than this are encoded and decoded by the executor, not by a poller. */
+/* Records of more bytes than this are encoded and decoded by the executor, not by a poller; what is
+ * compressed is decoded there in any case. */
 #define TGR_INLINE_BYTES (32u << 10)
 
 enum tgr_method {

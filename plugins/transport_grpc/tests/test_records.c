@@ -139,6 +139,7 @@ static void test_there_and_back(void **state)
                                           sti_slice_borrow(batch + len / 2, len - len / 2)};
             struct tgr_decoding d = {
                 .slices = halves, .slice_count = 2, .offset = 110, .bytes_max = BYTES_MAX};
+            assert_int_equal(tgr_batches_compressed(halves, 2), codec != STI_CODEC_NONE);
             assert_int_equal(tgr_batches_decode(&d, &err), STI_OK);
             assert_int_equal(d.next_offset, 100 + RECORDS);
             assert_int_equal(d.last_epoch, 5);
@@ -160,8 +161,11 @@ static void test_limits(void **state)
     struct sti_err err;
     (void)state;
     size_t len = encode(STI_CODEC_LZ4, BYTES_MAX, 0, batches);
+    struct sti_slice slice = sti_slice_borrow(batches, len - 1);
+    assert_false(tgr_batches_compressed(&slice, 1)); /* cut: none that could be decoded */
     len += encode(STI_CODEC_NONE, BYTES_MAX, RECORDS, batches + len);
-    struct sti_slice slice = sti_slice_borrow(batches, len);
+    slice = sti_slice_borrow(batches, len);
+    assert_true(tgr_batches_compressed(&slice, 1));
     for (uint64_t max = 0; max < 4000; max += 37) {
         int64_t offset = 0;
         while (offset < 2 * RECORDS) {
