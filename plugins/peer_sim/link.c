@@ -463,6 +463,7 @@ const struct pco_ops psi_ops = {.new_link = new_link,
                                 .queue = queue,
                                 .flush = flush,
                                 .close = close_link,
+                                .finish = close_link, /* what was sent is there before it */
                                 .resume = resume,
                                 .free = free_link,
                                 .random = random_of};

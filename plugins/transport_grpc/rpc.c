@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../common/grpc/thread_check.h"
 #include "status_map.h"
-#include "thread_check.h"
 #include "transport.h"
 #include "wire.h"
 
@@ -78,7 +78,7 @@ int tgr_rpc_batch(struct tgr_rpc *rpc, const grpc_op *ops, size_t count, struct 
     tag->fn = fn;
     tag->rpc = rpc;
     tgr_rpc_ref(rpc);
-    tgr_thread_release(tag);
+    gco_thread_release(tag);
     grpc_call_error rc = grpc_call_start_batch(rpc->call, ops, count, tag, NULL);
     if (rc == GRPC_CALL_OK) {
         return STI_OK;

@@ -8,17 +8,15 @@
  * whatever is left is cut off. Only when no call is left is the queue shut down, because a broker
  * that answers late would otherwise start a batch on a dead queue.
  */
-#include <errno.h>
 #include <grpc/grpc_security.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "../common/grpc/listen.h"
+#include "../common/grpc/thread_check.h"
 #include "connections.h"
-#include "thread_check.h"
 #include "transport.h"
 
 enum {
@@ -82,58 +80,13 @@ static grpc_server *server_new(const struct tgr_transport *t)
     return server;
 }
 
-/* gRPC only says that it could not listen: find out why. */
-static int listen_refused(const struct tgr_transport *t, struct sti_err *err)
-{
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
-    struct addrinfo *found = NULL;
-    char port[16];
-    char why[128] = "gRPC refused the address";
-    int code = STI_E_INVALID_ARGUMENT;
-    (void)snprintf(port, sizeof port, "%d", (int)t->conf->port);
-    int rc = getaddrinfo(t->conf->host, port, &hints, &found);
-    if (rc != 0) {
-        (void)snprintf(why, sizeof why, "%s", gai_strerror(rc));
-    } else {
-        int fd = socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, found->ai_protocol);
-        int one = 1;
-        if (fd >= 0) {
-            (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-        }
-        if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-            code = errno == EADDRINUSE ? STI_E_IN_USE
-                   : errno == EACCES   ? STI_E_PERMISSION_DENIED
-                                       : STI_E_INVALID_ARGUMENT;
-            (void)snprintf(why, sizeof why, "%s", strerror(errno));
-        }
-        if (fd >= 0) {
-            (void)close(fd);
-        }
-        freeaddrinfo(found);
-    }
-    return sti_err_set(err, code, "cannot listen on %s: %s", t->address, why);
-}
-
-static bool is_wildcard(const char *host)
-{
-    return strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0 || host[0] == '\0';
-}
-
-static void address_set(struct tgr_transport *t, int port)
-{
-    const char *host = t->conf->host[0] == '\0' ? "0.0.0.0" : t->conf->host;
-    bool bare_ipv6 = strchr(host, ':') != NULL && host[0] != '[';
-    (void)snprintf(t->address, sizeof t->address, bare_ipv6 ? "[%.250s]:%d" : "%.250s:%d", host,
-                   port);
-}
-
 /* Listening on all addresses says nothing about where clients reach them: without an option they
  * are told the address that they dialed, and others the machine's name. */
 static void advertised_set(struct tgr_transport *t)
 {
     const struct tgr_conf *conf = t->conf;
     bool named = conf->advertised_host != NULL && conf->advertised_host[0] != '\0';
-    t->advertise_dialed = !named && is_wildcard(conf->host);
+    t->advertise_dialed = !named && gco_is_wildcard(conf->host);
     t->advertised_port = conf->advertised_port > 0 ? (int)conf->advertised_port : t->port;
     if (!t->advertise_dialed) {
         (void)snprintf(t->advertised_host, sizeof t->advertised_host, "%s",
@@ -147,14 +100,14 @@ static void advertised_set(struct tgr_transport *t)
 static int port_open(struct tgr_transport *t, struct sti_err *err)
 {
     const struct tgr_conf *conf = t->conf;
-    address_set(t, (int)conf->port);
+    gco_address(t->address, sizeof t->address, conf->host, (int)conf->port);
     grpc_server_credentials *credentials = grpc_insecure_server_credentials_create();
     t->port = grpc_server_add_http2_port(t->server, t->address, credentials);
     grpc_server_credentials_release(credentials);
     if (t->port <= 0) {
-        return listen_refused(t, err);
+        return gco_listen_refused(conf->host, (int)conf->port, t->address, err);
     }
-    address_set(t, t->port);
+    gco_address(t->address, sizeof t->address, conf->host, t->port);
     advertised_set(t);
     return STI_OK;
 }
@@ -186,12 +139,12 @@ static void core_close(struct tgr_transport *t)
     t->server = NULL;
     t->cq = NULL;
     grpc_shutdown();
-    tgr_core_log_detach(t->host);
+    gco_log_detach(t->host);
 }
 
 int tgr_server_start(struct tgr_transport *t, struct sti_err *err)
 {
-    tgr_core_log_attach(t->host);
+    gco_log_attach(t->host);
     grpc_init();
     t->server = server_new(t);
     t->cq = grpc_completion_queue_create_for_next(NULL);
@@ -327,7 +280,7 @@ int tgr_server_stop(struct tgr_transport *t, uint32_t deadline_ms, struct sti_er
     if (!t->shutdown_begun) { /* a stop that missed its deadline may be asked for again */
         t->shutdown_begun = true;
         t->shutdown_tag = (struct tgr_tag){.fn = on_shutdown, .rpc = NULL};
-        tgr_thread_release(&t->shutdown_tag);
+        gco_thread_release(&t->shutdown_tag);
         grpc_server_shutdown_and_notify(t->server, t->cq, &t->shutdown_tag);
     }
     if (!wait_for(t, calls_ended, now_us + (until_us - now_us) / 2)) {

@@ -14,8 +14,8 @@
 #include <grpc/support/time.h>
 #include <string.h>
 
+#include "../common/grpc/thread_check.h"
 #include "connections.h"
-#include "thread_check.h"
 #include "transport.h"
 
 #define API "/streamit.v1.StreamIt/"
@@ -58,7 +58,7 @@ static int post(struct tgr_transport *t, enum tgr_method method)
         return STI_E_NO_MEMORY;
     }
     rpc->tag_new = (struct tgr_tag){.fn = on_new, .rpc = rpc};
-    tgr_thread_release(&rpc->tag_new);
+    gco_thread_release(&rpc->tag_new);
     if (method == TGR_UNKNOWN) {
         rc = grpc_server_request_call(t->server, &rpc->call, &rpc->details, &rpc->metadata, t->cq,
                                       t->cq, &rpc->tag_new);
@@ -317,7 +317,7 @@ static bool poll_once(struct tgr_transport *t, struct flush_list *list)
     grpc_event event = grpc_completion_queue_next(t->cq, until, NULL);
     struct tgr_tag *tag = event.tag;
     if (event.type == GRPC_OP_COMPLETE) {
-        tgr_thread_acquire(tag);
+        gco_thread_acquire(tag);
         rpc = tag->rpc;
         if (tag->fn == on_new && event.success != 0) {
             method = rpc->method; /* of the slot */

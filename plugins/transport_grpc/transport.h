@@ -321,10 +321,6 @@ int tgr_server_stop(struct tgr_transport *t, uint32_t deadline_ms, struct sti_er
 /* A call ended: `active` fell. The last thing that a call does to the transport. */
 void tgr_active_drop(struct tgr_transport *t, enum tgr_method method);
 
-/* ---- core_log.c: what gRPC itself has to say ---- */
-void tgr_core_log_attach(const struct sti_host *host);
-void tgr_core_log_detach(const struct sti_host *host);
-
 static inline const struct sti_broker *tgr_broker(const struct tgr_transport *t)
 {
     return sti_broker_of(&t->broker);

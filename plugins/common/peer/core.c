@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { WAIT_SLICE_MS = 20 };
+enum { WAIT_SLICE_MS = 20, POLITE_MS = 1000 };
 
 /* ---- figures -------------------------------------------------------------------------------- */
 
@@ -261,8 +261,8 @@ int pco_drain(struct pco *core, uint32_t deadline_ms, struct sti_err *err)
     return STI_OK;
 }
 
-/* Close each link, with a reference held and no lock. */
-static void close_links(struct pco *core)
+/* End each link, with a reference held and no lock. */
+static void end_links(struct pco *core, void (*end)(struct pco_link *link))
 {
     pthread_mutex_lock(&core->mu);
     struct pco_link **links = calloc(core->link_count + 1, sizeof(struct pco_link *));
@@ -273,7 +273,7 @@ static void close_links(struct pco *core)
     }
     pthread_mutex_unlock(&core->mu);
     for (unsigned i = 0; i < count; i++) {
-        core->ops->close(links[i]);
+        end(links[i]);
         pco_link_unref(links[i]);
     }
     free(links);
@@ -288,7 +288,10 @@ int pco_stop(struct pco *core, uint32_t deadline_ms, struct sti_err *err)
                 "a connection to another node is still held while its plugin stops");
         pco_hang_up(core->connections);
     }
-    close_links(core);
+    end_links(core, core->ops->finish); /* answers that are on their way arrive */
+    if (!wait_for(core, all_ended, deadline_ms / 2 < POLITE_MS ? deadline_ms / 2 : POLITE_MS)) {
+        end_links(core, core->ops->close);
+    }
     if (!wait_for(core, all_ended, deadline_ms)) {
         return sti_err_set(err, STI_E_TIMED_OUT,
                            "%u calls from other nodes are not answered within %u ms, %u "

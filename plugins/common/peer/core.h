@@ -61,6 +61,8 @@ struct pco_ops {
     void (*flush)(struct pco_link *link);
     /* Break it: pco_link_closed comes soon, if it has not come. */
     void (*close)(struct pco_link *link);
+    /* End one that was taken, behind what is queued. */
+    void (*finish)(struct pco_link *link);
     /* pco_link_wants was false; now it is not. */
     void (*resume)(struct pco_link *link);
     void (*free)(struct pco_link *link);

@@ -1,14 +1,15 @@
 /* core_log.c -- what gRPC's core has to say goes to the node's log, not to stderr.
  *
- * gRPC has one log function in a process. It is set when the first instance attaches and stays: the
- * plugin is never unmapped. Lines go to the host of an instance that runs; without one they are
- * dropped. The lock covers the host's use, because a host table is valid only until destroy.
+ * gRPC has one log function in a process. It is set when an instance attaches and stays: plugins
+ * with gRPC are never unmapped; that of the plugin that attached last takes the lines of all. Lines
+ * go to the host of an instance that runs; without one they are dropped. The lock covers the host's
+ * use, because a host table is valid only until destroy.
  */
 #include <grpc/support/log.h>
 #include <pthread.h>
 #include <string.h>
 
-#include "transport.h"
+#include "listen.h"
 
 enum { HOSTS_MAX = 16 };
 
@@ -31,7 +32,7 @@ static void core_log(gpr_log_func_args *args)
     pthread_mutex_unlock(&mu);
 }
 
-void tgr_core_log_attach(const struct sti_host *host)
+void gco_log_attach(const struct sti_host *host)
 {
     pthread_mutex_lock(&mu);
     if (host_count < HOSTS_MAX) {
@@ -41,7 +42,7 @@ void tgr_core_log_attach(const struct sti_host *host)
     gpr_set_log_function(core_log);
 }
 
-void tgr_core_log_detach(const struct sti_host *host)
+void gco_log_detach(const struct sti_host *host)
 {
     pthread_mutex_lock(&mu);
     for (size_t i = 0; i < host_count; i++) {
