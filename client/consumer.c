@@ -1,10 +1,9 @@
 /* consumer.c -- handing records out, and which partitions are read: see consumer.h.
  *
  * Partitions with something ready take turns, a row at a time. Of a row one batch is opened at a
- * time: its checksum is computed where its bytes lie, or, if they lie scattered over what the
- * network brought, in a block into which they are copied; one block serves all batches, so it stays
- * in the processor's cache. Records are handed out as pointers into that place, a limited number at
- * a time, until the next poll.
+ * time: its checksum is computed where its bytes lie, scattered over what the network brought.
+ * Records are handed out as pointers into that place, a limited number at a time, until the next
+ * poll.
  */
 #include "consumer.h"
 
@@ -165,26 +164,19 @@ static int data_loss(const struct reader *r, int64_t offset, const struct sti_er
                        r->topic->name, r->partition, (long long)offset, cause->msg);
 }
 
-/* The bytes of the next batch in one piece. NULL: out of memory. */
-static const uint8_t *batch_bytes(struct sti_consumer *c, struct cl_cursor *at, size_t len)
+/* Room for the pieces of any batch of a message. @return false: out of memory */
+static bool pieces_reserve(struct sti_consumer *c, size_t count)
 {
-    const uint8_t *bytes = cl_cursor_peek(at, len);
-    if (bytes != NULL) {
-        return bytes;
-    }
-    if (len > c->block_capacity) {
-        size_t capacity = len + len / 4;
-        uint8_t *grown = malloc(capacity);
+    if (count > c->pieces_capacity) {
+        struct sti_slice *grown = malloc(2 * count * sizeof *grown);
         if (grown == NULL) {
-            return NULL;
+            return false;
         }
-        free(c->block);
-        c->block = grown;
-        c->block_capacity = capacity;
+        free(c->pieces);
+        c->pieces = grown;
+        c->pieces_capacity = 2 * count;
     }
-    struct cl_cursor copy = *at;
-    (void)cl_cursor_copy(&copy, c->block, len);
-    return c->block;
+    return true;
 }
 
 /* Check the next batch of a row and begin to decode it. */
@@ -193,28 +185,29 @@ static int batch_open(struct sti_consumer *c, struct ready *ready, struct sti_er
     struct reader *r = ready->reader;
     struct sti_batch_header header = {.total_len = 0};
     struct sti_err cause;
-    const uint8_t *bytes = NULL;
-    int rc = consumer_header(&ready->batches, &header, &cause);
-    size_t len = rc == STI_OK ? (size_t)header.total_len : 0;
-    if (rc == STI_OK && (bytes = batch_bytes(c, &ready->batches, len)) == NULL) {
-        return sti_err_set(err, STI_E_NO_MEMORY, "%s-%d: no memory for a batch of %zu bytes",
-                           r->topic->name, r->partition, len);
+    struct cl_cursor behind = ready->batches;
+    size_t count = 0;
+    int rc = consumer_header(&behind, &header, &cause);
+    if (rc == STI_OK && !pieces_reserve(c, behind.count)) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "%s-%d: no memory for a batch of %llu bytes",
+                           r->topic->name, r->partition, (unsigned long long)header.total_len);
     }
     if (rc == STI_OK) {
-        struct sti_slice slice = sti_slice_borrow(bytes, len);
-        rc = sti_batch_check(&slice, 1, STI_CHECK_CRC, UINT64_MAX, &header, &cause);
+        count = cl_cursor_take(&behind, (size_t)header.total_len, c->pieces);
+        rc = sti_batch_check(c->pieces, count, STI_CHECK_CRC, UINT64_MAX, &header, &cause);
     }
     if (rc == STI_OK && !consumer_follows(&header, r->next_offset, !ready->opened)) {
         rc = sti_err_set(&cause, STI_E_CORRUPT_BATCH, "it says that it holds %lld to %lld",
                          (long long)header.base_offset, (long long)sti_batch_last_offset(&header));
     }
     if (rc == STI_OK) {
-        rc = sti_batch_iter_init(&c->iter, bytes, len, (size_t)c->config.batch_bytes_max, &cause);
+        rc = sti_batch_iter_init_slices(&c->iter, c->pieces, count,
+                                        (size_t)c->config.batch_bytes_max, &cause);
     }
     if (rc != STI_OK) {
         return data_loss(r, r->next_offset, &cause, err);
     }
-    (void)cl_cursor_skip(&ready->batches, len);
+    ready->batches = behind;
     ready->opened = true;
     c->decoding = true;
     return STI_OK;
@@ -594,7 +587,7 @@ void sti_consumer_close(struct sti_consumer *c)
     sti_batch_iter_fini(&c->iter);
     free(c->records);
     free(c->readers);
-    free(c->block);
+    free(c->pieces);
     pthread_cond_destroy(&c->cond);
     pthread_mutex_destroy(&c->mu);
     free(c);

@@ -98,8 +98,8 @@ struct sti_consumer {
     bool decoding;         /* `iter` stands in a batch of it */
     struct sti_batch_iter iter;
     struct sti_record *records;
-    uint8_t *block; /* a batch that lay scattered */
-    size_t block_capacity;
+    struct sti_slice *pieces; /* where the open batch lies */
+    size_t pieces_capacity;
 };
 
 /* consumer.c. @locks consumer->mu held */

@@ -228,8 +228,10 @@ struct cl_cursor cl_cursor_make(const grpc_slice *slices, size_t count);
 /* Move on. @return false when fewer bytes are left (then the place is undefined) */
 bool cl_cursor_skip(struct cl_cursor *at, size_t len);
 bool cl_cursor_copy(struct cl_cursor *at, void *to, size_t len);
-/* The next `len` bytes where they lie, when they lie in one slice; else NULL. Does not move. */
-const uint8_t *cl_cursor_peek(const struct cl_cursor *at, size_t len);
+/* Take the next `len` bytes, at most as many as are left, where they lie.
+ * @param pieces  out: at most as many as the message has slices; borrowed as those are
+ * @return how many */
+size_t cl_cursor_take(struct cl_cursor *at, size_t len, struct sti_slice *pieces);
 
 /* One row of a FetchResponse. */
 struct cl_fetch_row {

@@ -117,13 +117,18 @@ bool cl_cursor_skip(struct cl_cursor *at, size_t len)
     return cl_cursor_copy(at, NULL, len);
 }
 
-const uint8_t *cl_cursor_peek(const struct cl_cursor *at, size_t len)
+size_t cl_cursor_take(struct cl_cursor *at, size_t len, struct sti_slice *pieces)
 {
-    struct cl_cursor probe = *at;
-    if (len == 0 || len > at->left || here(&probe, len) < len) {
-        return NULL;
+    size_t count = 0;
+    while (len > 0) {
+        size_t n = here(at, len);
+        const uint8_t *data = GRPC_SLICE_START_PTR(at->slices[at->index]) + at->pos;
+        pieces[count++] = sti_slice_borrow(data, n);
+        at->pos += n;
+        at->left -= n;
+        len -= n;
     }
-    return GRPC_SLICE_START_PTR(probe.slices[probe.index]) + probe.pos;
+    return count;
 }
 
 static bool get_varint(struct cl_cursor *at, uint64_t *out)

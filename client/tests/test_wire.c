@@ -150,8 +150,15 @@ static void row_check(void *arg, struct cl_fetch_row *row)
         assert_int_equal(row->high_watermark, 77);
         assert_int_equal(row->log_start, 5);
         assert_int_equal(row->batches.left, 8);
-        const uint8_t *whole = cl_cursor_peek(&row->batches, 8);
-        assert_true(whole == NULL || memcmp(whole, "batches", 8) == 0);
+        struct sti_slice pieces[8];
+        struct cl_cursor behind = row->batches;
+        size_t at = 0, count = cl_cursor_take(&behind, 8, pieces);
+        for (size_t i = 0; i < count; i++) {
+            assert_memory_equal(pieces[i].data, "batches" + at, pieces[i].len);
+            at += pieces[i].len;
+        }
+        assert_int_equal(at, 8);
+        assert_int_equal(behind.left, 0);
         assert_true(cl_cursor_copy(&row->batches, batches, 8));
         assert_string_equal(batches, "batches");
         assert_false(cl_cursor_skip(&row->batches, 1));

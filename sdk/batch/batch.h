@@ -120,6 +120,9 @@ static inline const uint8_t *batch_varint_get(const uint8_t *p, const uint8_t *e
     return batch_varint_get_long(p, end, out);
 }
 
+/* Copy the first `len` bytes of the slices, which hold as many. */
+void batch_slices_copy(const struct sti_slice *slices, uint8_t *out, size_t len);
+
 /* A buffer that only grows; the memory is the library's. */
 struct batch_buf {
     uint8_t *data;

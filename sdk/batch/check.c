@@ -1,22 +1,18 @@
 /* check.c -- is this exactly one sound batch? Asked of bytes that came from outside.
  *
  * The bytes lie in as many slices as the transport received them in; header fields, checksum and
- * records may straddle slices anywhere. Only the header is ever copied, except that the check of
- * scattered records gathers the batch first. From cheap to dear: size, header, length, the producer
- * rules, checksum, records; the first that fails speaks.
+ * records may straddle slices anywhere. Only the header is ever copied, and what the iterator
+ * copies when records are checked. From cheap to dear: size, header, length, the producer rules,
+ * checksum, records; the first that fails speaks.
  */
-#include <stdlib.h>
-
 #include "batch.h"
 
-/* Copy the first `len` bytes of the slices, which hold as many. */
-static void slices_copy(const struct sti_slice *slices, size_t count, uint8_t *out, size_t len)
+void batch_slices_copy(const struct sti_slice *slices, uint8_t *out, size_t len)
 {
-    size_t i;
-    for (i = 0; i < count && len > 0; i++) {
-        size_t n = slices[i].len < len ? (size_t)slices[i].len : len;
+    for (; len > 0; slices++) {
+        size_t n = slices->len < len ? (size_t)slices->len : len;
         if (n > 0) {
-            memcpy(out, slices[i].data, n);
+            memcpy(out, slices->data, n);
             out += n;
             len -= n;
         }
@@ -119,35 +115,18 @@ static int check_producer(const struct sti_batch_header *header, struct sti_err 
     return check_identity(header, err);
 }
 
-/* Decode every record of the batch of `total` bytes. */
-static int check_records(const struct sti_slice *slices, size_t count, size_t total,
-                         struct sti_err *err)
+/* Decode every record. */
+static int check_records(const struct sti_slice *slices, size_t count, struct sti_err *err)
 {
     struct sti_batch_iter iter;
     struct sti_record record;
-    uint8_t *gathered = NULL;
-    const uint8_t *data = NULL;
-    size_t i;
     int rc;
-    for (i = 0; i < count && data == NULL; i++) {
-        data = slices[i].len == total ? slices[i].data : NULL;
-    }
-    if (data == NULL) {
-        gathered = malloc(total);
-        if (gathered == NULL) {
-            return sti_err_set(err, STI_E_NO_MEMORY, "no memory to gather a batch of %zu bytes",
-                               total);
-        }
-        slices_copy(slices, count, gathered, total);
-        data = gathered;
-    }
     memset(&iter, 0, sizeof iter);
-    rc = sti_batch_iter_init(&iter, data, total, STI_BATCH_INFLATED_MAX, err);
+    rc = sti_batch_iter_init_slices(&iter, slices, count, STI_BATCH_INFLATED_MAX, err);
     while (rc == STI_OK) {
         rc = sti_batch_iter_next(&iter, &record, err);
     }
     sti_batch_iter_fini(&iter);
-    free(gathered);
     return rc == STI_E_END ? STI_OK : rc;
 }
 
@@ -167,7 +146,7 @@ int sti_batch_check(const struct sti_slice *slices, size_t count, uint32_t check
         return sti_err_set(err, STI_E_CORRUPT_BATCH, "%llu bytes of a batch header of %u",
                            (unsigned long long)total, STI_BATCH_HEADER_LEN);
     }
-    slices_copy(slices, count, head, sizeof head);
+    batch_slices_copy(slices, head, sizeof head);
     rc = sti_batch_header_decode(head, sizeof head, &header, err);
     if (rc != STI_OK) {
         return rc;
@@ -190,7 +169,7 @@ int sti_batch_check(const struct sti_slice *slices, size_t count, uint32_t check
         checks |= STI_CHECK_RECORDS;
     }
     if (rc == STI_OK && (checks & STI_CHECK_RECORDS) != 0) {
-        rc = check_records(slices, count, (size_t)total, err);
+        rc = check_records(slices, count, err);
     }
     if (rc == STI_OK) {
         *out = header;

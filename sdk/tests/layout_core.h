@@ -316,7 +316,7 @@ LAYOUT_FIELD(sti_record, value_len, 44, 4);
 LAYOUT_FIELD(sti_record, headers_len, 48, 4);
 LAYOUT_FIELD(sti_record, header_count, 52, 4);
 
-LAYOUT_SIZE(sti_batch_iter, 136);
+LAYOUT_SIZE(sti_batch_iter, 176);
 LAYOUT_FIELD(sti_batch_iter, header, 0, 80);
 LAYOUT_FIELD(sti_batch_iter, pos, 80, 8);
 LAYOUT_FIELD(sti_batch_iter, end, 88, 8);
@@ -326,6 +326,11 @@ LAYOUT_FIELD(sti_batch_iter, inflater, 112, 8);
 LAYOUT_FIELD(sti_batch_iter, delta_min, 120, 8);
 LAYOUT_FIELD(sti_batch_iter, left, 128, 4);
 LAYOUT_FIELD(sti_batch_iter, reserved, 132, 4);
+LAYOUT_FIELD(sti_batch_iter, slices, 136, 8);
+LAYOUT_FIELD(sti_batch_iter, behind, 144, 8);
+LAYOUT_FIELD(sti_batch_iter, joined, 152, 8);
+LAYOUT_FIELD(sti_batch_iter, joined_len, 160, 8);
+LAYOUT_FIELD(sti_batch_iter, joined_capacity, 168, 8);
 
 LAYOUT_SIZE(sti_record_header, 24);
 LAYOUT_FIELD(sti_record_header, name, 0, 8);

@@ -261,6 +261,109 @@ static void damage_never_crashes(void **state)
     sti_batch_builder_free(builder);
 }
 
+/* Bytes in pieces of their own, so that a read beyond one is found. */
+static size_t scatter(const uint8_t *data, size_t len, size_t piece, struct sti_slice *slices)
+{
+    size_t count = 0, pos;
+    for (pos = 0; pos < len; pos += piece) {
+        size_t n = len - pos < piece ? len - pos : piece;
+        uint8_t *copy = malloc(n);
+        assert_non_null(copy);
+        memcpy(copy, data + pos, n);
+        slices[count++] = sti_slice_borrow(NULL, 0); /* empty ones lie between */
+        slices[count++] = sti_slice_borrow(copy, n);
+    }
+    return count;
+}
+
+/* A record of a scattered batch, all of which stay until its end. */
+struct kept {
+    struct sti_record record;
+    struct sti_record whole;
+};
+
+static void same_record(const struct kept *kept)
+{
+    const struct sti_record *a = &kept->record, *b = &kept->whole;
+    assert_true(a->offset == b->offset && a->timestamp == b->timestamp);
+    assert_int_equal(a->header_count, b->header_count);
+    assert_true((a->key == NULL) == (b->key == NULL) && (a->value == NULL) == (b->value == NULL));
+    test_same_bytes(a->key, a->key_len, b->key, b->key_len);
+    test_same_bytes(a->value, a->value_len, b->value, b->value_len);
+    test_same_bytes(a->headers, a->headers_len, b->headers, b->headers_len);
+}
+
+/* Whatever the bytes are, scattered they give the same records and the same verdict as whole. */
+static void same_scattered(struct sti_batch_iter *iter, struct sti_batch_iter *whole,
+                           const uint8_t *data, size_t len, size_t piece)
+{
+    struct sti_slice *slices = calloc(2 * len + 1, sizeof *slices);
+    struct kept kept[64];
+    struct sti_err err, expected;
+    size_t count = scatter(data, len, piece, slices), n = 0, i;
+    int rc = sti_batch_iter_init_slices(iter, slices, count, 1u << 20, &err);
+    assert_int_equal(sti_batch_iter_init(whole, data, len, 1u << 20, &expected), rc);
+    while (rc == STI_OK) {
+        assert_true(n < 64);
+        rc = sti_batch_iter_next(iter, &kept[n].record, &err);
+        assert_int_equal(sti_batch_iter_next(whole, &kept[n].whole, &expected), rc);
+        n++;
+    }
+    if (rc != STI_E_END) {
+        assert_string_equal(err.msg, expected.msg);
+    }
+    for (i = 0; i + 1 < n; i++) {
+        same_record(&kept[i]);
+    }
+    for (i = 1; i < count; i += 2) {
+        free((void *)(uintptr_t)slices[i].data);
+    }
+    free(slices);
+}
+
+static void scattered(void **state)
+{
+    struct sti_batch_iter iter, whole;
+    uint64_t seed = 9;
+    int codec;
+    (void)state;
+    memset(&iter, 0, sizeof iter);
+    memset(&whole, 0, sizeof whole);
+    for (codec = STI_CODEC_NONE; codec <= STI_CODEC_ZSTD; codec++) {
+        struct sti_batch_builder *builder = test_builder(codec, 0, 40 + (uint64_t)codec, 10);
+        const uint8_t *data;
+        size_t len, piece;
+        int round;
+        assert_int_equal(sti_batch_builder_finish(builder, &data, &len, NULL), STI_OK);
+        for (piece = 1; piece < len + 16; piece += piece < 80 ? 1 : 13) {
+            same_scattered(&iter, &whole, data, len, piece);
+        }
+        uint8_t *copy = malloc(len);
+        for (round = 0; round < 500; round++) {
+            memcpy(copy, data, len);
+            copy[test_random(&seed) % len] ^= (uint8_t)(1u << (test_random(&seed) % 8));
+            same_scattered(&iter, &whole, copy, len, 1 + test_random(&seed) % 90);
+        }
+        free(copy);
+        sti_batch_builder_free(builder);
+    }
+    sti_batch_iter_fini(&iter);
+    sti_batch_iter_fini(&whole);
+}
+
+static void a_slice_that_is_elsewhere(void **state)
+{
+    const struct sti_slice slices[2] = {sti_slice_borrow(golden, GOLDEN_LEN),
+                                        sti_slice_borrow(NULL, 1)};
+    struct sti_batch_iter iter;
+    struct sti_err err;
+    (void)state;
+    memset(&iter, 0, sizeof iter);
+    assert_int_equal(sti_batch_iter_init_slices(&iter, slices, 2, 0, &err), STI_E_INVALID_ARGUMENT);
+    assert_string_equal(err.msg, "slice 1 is not in memory");
+    sti_batch_iter_fini(&iter);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -275,6 +378,8 @@ int main(void)
         cmocka_unit_test(headers_by_themselves),
         cmocka_unit_test(noise_never_crashes),
         cmocka_unit_test(damage_never_crashes),
+        cmocka_unit_test(scattered),
+        cmocka_unit_test(a_slice_that_is_elsewhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

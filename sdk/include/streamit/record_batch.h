@@ -130,8 +130,8 @@ STI_API int sti_batch_header_decode(const uint8_t *data, size_t len, struct sti_
 
 /* Check exactly one batch that lies scattered over `count` slices, and decode its header. Fields
  * may straddle slices anywhere. The slices must be in memory and are borrowed until return. Where
- * records are decoded memory is taken to gather a scattered batch (at most max_len bytes) and to
- * decompress one (at most STI_BATCH_INFLATED_MAX); otherwise none is.
+ * records are decoded memory is taken for what straddles slices (at most max_len bytes) and to
+ * decompress a batch (at most STI_BATCH_INFLATED_MAX); otherwise none is.
  * @param max_len  a larger batch is refused, bytes
  * @param out  filled on success, all zero otherwise
  * @return STI_OK; STI_E_CORRUPT_BATCH (malformed, bytes missing or left over, wrong CRC);
@@ -155,7 +155,8 @@ STI_API void sti_batch_stamp(uint8_t rest[STI_BATCH_HEADER_LEN - STI_BATCH_PATCH
 
 /* ---- reading */
 
-/* One record; all pointers are borrowed from the iterator's buffers until its next call or fini. */
+/* One record; all pointers are borrowed, from the batch or from the iterator's buffers, until its
+ * next init or fini. */
 struct sti_record {
     int64_t offset;
     int64_t timestamp;      /* ms; the batch's max timestamp when its type is log append */
@@ -170,13 +171,17 @@ struct sti_batch_inflater; /* decompression state; the library's */
 /* All zero before its first use. Callers read `header` only. */
 struct sti_batch_iter {
     struct sti_batch_header header;
-    const uint8_t *pos, *end; /* encoded records that are left */
+    const uint8_t *pos, *end; /* encoded records that are left in one piece */
     uint8_t *inflated;        /* owned; decompressed records, or NULL */
     size_t inflated_capacity;
     struct sti_batch_inflater *inflater; /* owned; kept from batch to batch, or NULL */
     int64_t delta_min;                   /* least offset delta that the next record may have */
     int32_t left;                        /* records that are left */
     uint32_t reserved;
+    const struct sti_slice *slices; /* borrowed; the pieces behind this one */
+    size_t behind;                  /* bytes of records in them */
+    uint8_t *joined;                /* owned; what straddled pieces, or NULL */
+    size_t joined_len, joined_capacity;
 };
 
 /* Begin to read the whole batch at `data` (exactly its bytes, or more; borrowed until the last
@@ -187,6 +192,13 @@ struct sti_batch_iter {
  */
 STI_API int sti_batch_iter_init(struct sti_batch_iter *iter, const uint8_t *data, size_t len,
                                 size_t inflated_max, struct sti_err *err);
+/* The same for a batch that lies scattered over `count` slices, in memory all of them; slices and
+ * bytes are borrowed until the last record has been used. A record is read where it lies; only one
+ * that straddles slices is copied, and a compressed batch before it is decompressed. Memory is
+ * reserved for as many bytes as the records have, and touched as far as they straddle.
+ * @return as sti_batch_iter_init, and STI_E_INVALID_ARGUMENT (a slice not in memory) */
+STI_API int sti_batch_iter_init_slices(struct sti_batch_iter *iter, const struct sti_slice *slices,
+                                       size_t count, size_t inflated_max, struct sti_err *err);
 /* @return STI_OK with *out filled, STI_E_END after the last (*err is untouched),
  * STI_E_CORRUPT_BATCH, again and again */
 STI_API int sti_batch_iter_next(struct sti_batch_iter *iter, struct sti_record *out,
