@@ -32,22 +32,24 @@ static int peek_header(const struct tgr_reader *reader, uint64_t end, struct sti
     return rc;
 }
 
-bool tgr_batches_end(const struct sti_slice *slices, size_t count, int64_t *next_offset,
-                     int32_t *last_epoch)
+uint64_t tgr_batches_end(const struct sti_slice *slices, size_t count, int64_t *next_offset,
+                         int32_t *last_epoch)
 {
-    uint64_t end = sti_slices_len(slices, count);
+    uint64_t end = sti_slices_len(slices, count), whole = 0;
     struct tgr_reader reader;
     struct sti_batch_header header = {0};
     tgr_reader_init(&reader, slices, count);
-    while (reader.pos < end) {
+    while (whole < end) {
         if (peek_header(&reader, end, &header, NULL) != STI_OK ||
+            (whole > 0 && header.base_offset < *next_offset) ||
             !tgr_read_bytes(&reader, end, header.total_len, NULL)) {
-            return false;
+            break;
         }
+        whole = reader.pos;
         *next_offset = sti_batch_last_offset(&header) + 1;
         *last_epoch = header.leader_epoch;
     }
-    return true;
+    return whole;
 }
 
 bool tgr_batches_compressed(const struct sti_slice *slices, size_t count)

@@ -11,9 +11,11 @@
 #include "streamit/record_batch.h"
 
 /* Which offset follows the last whole batch, and the leader epoch of that. Neither is touched when
- * there is no batch. Only headers are read. @return whether all bytes are whole batches */
-bool tgr_batches_end(const struct sti_slice *slices, size_t count, int64_t *next_offset,
-                     int32_t *last_epoch);
+ * there is no batch. Only headers are read; one whose offsets lie before its predecessor's end is
+ * damaged. @return bytes of whole batches, from the first byte on: all that there are, unless what
+ * follows is damaged */
+uint64_t tgr_batches_end(const struct sti_slice *slices, size_t count, int64_t *next_offset,
+                         int32_t *last_epoch);
 
 /* Is one of the batches compressed? Only headers are read, up to the first that is none. */
 bool tgr_batches_compressed(const struct sti_slice *slices, size_t count);

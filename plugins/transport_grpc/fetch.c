@@ -207,13 +207,32 @@ static void row_decode(const struct tgr_transport *t, struct sti_fetch_row *row,
     row_release(row);
 }
 
+/* Keep the first `len` bytes. */
+static void row_cut(struct sti_fetch_row *row, uint64_t len)
+{
+    uint32_t kept = 0;
+    while (kept < row->slice_count && len > 0) {
+        struct sti_slice *slice = &row->slices[kept++];
+        slice->len = slice->len < len ? slice->len : len;
+        len -= slice->len;
+    }
+    for (uint32_t s = kept; s < row->slice_count; s++) {
+        sti_slice_release(&row->slices[s]);
+    }
+    row->slice_count = kept;
+}
+
+/* Where to go on. A stream goes on by itself: the whole batches before a damaged one leave alone,
+ * and the next round, which begins at that one, finds no going on behind it. */
 static void row_walk(const struct tgr_fetch *fetch, struct sti_fetch_row *row,
                      struct tgr_fetch_out *out)
 {
-    bool whole =
+    uint64_t whole =
         tgr_batches_end(row->slices, row->slice_count, &out->result.next_offset, &out->last_epoch);
     bool stuck = row->slice_count > 0 && out->result.next_offset <= row->offset;
-    if (fetch->streamed && (!whole || stuck)) { /* there is no going on behind it */
+    if (fetch->streamed && !stuck) {
+        row_cut(row, whole);
+    } else if (fetch->streamed) {
         row->status = sti_err_set(&row->err, STI_E_DATA_LOSS,
                                   "topic %s, partition %d: damaged batches at offset %lld",
                                   row->topic, (int)row->partition, (long long)row->offset);

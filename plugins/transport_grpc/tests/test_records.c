@@ -256,12 +256,21 @@ static void test_control(void **state)
     int64_t next = -1;
     int32_t epoch = -1;
     slice.len = len;
-    assert_true(tgr_batches_end(&slice, 1, &next, &epoch));
+    assert_int_equal(tgr_batches_end(&slice, 1, &next, &epoch), len);
     assert_int_equal(next, 2 * RECORDS);
     assert_int_equal(epoch, 5);
     slice.len = len - 1;
-    assert_false(tgr_batches_end(&slice, 1, &next, &epoch));
+    assert_int_equal(tgr_batches_end(&slice, 1, &next, &epoch), first);
     assert_int_equal(next, RECORDS);
+    slice.len = len;
+    sti_batch_patch(batches + first, RECORDS - 1, len - first, 6); /* it follows nothing */
+    assert_int_equal(tgr_batches_end(&slice, 1, &next, &epoch), first);
+    assert_int_equal(next, RECORDS);
+    assert_int_equal(epoch, 5);
+    batches[16] ^= 1; /* the magic of the first */
+    next = -1;
+    assert_int_equal(tgr_batches_end(&slice, 1, &next, &epoch), 0);
+    assert_int_equal(next, -1);
 }
 
 int main(void)
