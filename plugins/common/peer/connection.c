@@ -143,6 +143,23 @@ static void drop_waiting(struct sti_peer_connection *c)
     c->waiting_end = &c->waiting;
 }
 
+/* Let go of what calls would have sent that ended before there was a link: how much waits is
+ * bounded by the calls that are under way. @locks c->mu held */
+static void prune_waiting(struct sti_peer_connection *c)
+{
+    struct pco_message **at = &c->waiting;
+    while (*at != NULL) {
+        struct pco_message *message = *at;
+        if (lookup(c, message->id) != NULL) {
+            at = &message->next;
+        } else {
+            *at = message->next;
+            pco_message_free(message);
+        }
+    }
+    c->waiting_end = at;
+}
+
 /* ---- callbacks and the timer ---------------------------------------------------------------- */
 
 /* The link's connection, for as long as leave is not called; NULL: it was let go. */
@@ -239,6 +256,7 @@ static void on_timer(struct sti_task *task)
     (void)atomic_fetch_add(&c->running, 1);
     c->armed = false;
     struct entry *expired = c->gone ? NULL : take_due(c, now_us, STI_E_TIMED_OUT);
+    prune_waiting(c);
     if (!c->gone && c->phase != UP && c->attempt_us <= now_us) {
         begin = c->phase == WAITING;
         late = c->phase == CONNECTING ? c->link : NULL;
@@ -650,6 +668,7 @@ bool pco_cancel(struct sti_peer_connection *c, const struct sti_peer_call *call)
     }
     if (e != NULL) {
         take_out(c, e, STI_E_CANCELLED);
+        prune_waiting(c);
     }
     pthread_mutex_unlock(&c->mu);
     if (e == NULL) {

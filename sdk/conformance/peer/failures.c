@@ -120,6 +120,15 @@ PEE_CASE(unreachable)
     pee_withdraw(&w.service);
     cfm_node_stop(&w.two);
     pee_dial(&link, &w.one, 2, w.address);
+    struct pee_call brief = {0};
+    struct pee_bytes *bytes = pee_bytes(100000, 1);
+    struct sti_slice slice = pee_slice(bytes, 0, 100000);
+    if (pee_begin_slices(&link, &brief, "test", "echo", &slice, 1, 0) == STI_OK) {
+        (void)link.vt->cancel(link.connection, &brief.call);
+        (void)pee_wait(cfm, &brief);
+    }
+    pee_unref(bytes); /* what waited for the attempt does not wait on without its call */
+    pee_call_free(&brief);
     int rc = pee_begin(&link, &call, "echo", "x", 1, 0); /* it may wait for the attempt */
     rc = rc == STI_OK ? pee_wait(cfm, &call) : rc;
     CFM_STATUS(rc, STI_E_UNAVAILABLE);
