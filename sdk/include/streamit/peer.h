@@ -20,11 +20,10 @@
  *
  * Loss. A call is delivered at most once and never repeated. STI_E_UNAVAILABLE, and the refusals
  * above, say that nothing was sent: while the node cannot be reached a call fails so at once, and
- * one that was made while it was being connected waits for the outcome, at most for its timeout, and
- * its bytes no longer than it does. A
- * connection that breaks fails every call under way with STI_E_CONNECTION_LOST, outcome unknown; so
- * are STI_E_TIMED_OUT and STI_E_CANCELLED. The other side does not learn of those two: its answer
- * is dropped.
+ * one that was made while it was being connected waits for the outcome, at most for its timeout,
+ * and its bytes no longer than it does. A connection that breaks fails every call under way with
+ * STI_E_CONNECTION_LOST, outcome unknown; so are STI_E_TIMED_OUT and STI_E_CANCELLED. The other
+ * side does not learn of those two: its answer is dropped.
  *
  * Bytes. A slice that has an owner is not copied: a reference is taken for as long as it is needed,
  * which may be longer than the call. Bytes without an owner are copied before the function returns.
