@@ -120,6 +120,7 @@ bool cl_cursor_skip(struct cl_cursor *at, size_t len)
 size_t cl_cursor_take(struct cl_cursor *at, size_t len, struct sti_slice *pieces)
 {
     size_t count = 0;
+    len = len < at->left ? len : at->left;
     while (len > 0) {
         size_t n = here(at, len);
         const uint8_t *data = GRPC_SLICE_START_PTR(at->slices[at->index]) + at->pos;

@@ -159,6 +159,7 @@ static void row_check(void *arg, struct cl_fetch_row *row)
         }
         assert_int_equal(at, 8);
         assert_int_equal(behind.left, 0);
+        assert_int_equal(cl_cursor_take(&behind, 1, pieces), 0);
         assert_true(cl_cursor_copy(&row->batches, batches, 8));
         assert_string_equal(batches, "batches");
         assert_false(cl_cursor_skip(&row->batches, 1));
