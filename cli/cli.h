@@ -64,8 +64,13 @@ extern const struct cli_command cli_create_topic, cli_alter_topic, cli_describe_
     cli_plugin_check, cli_bench_produce, cli_bench_consume, cli_bench_latency, cli_bench_end_to_end,
     cli_watch;
 
-/* Set by SIGINT and SIGTERM; a second signal ends the process at once. */
+/* Set by SIGINT and SIGTERM once the command winds up; a second signal ends the process at once. */
 extern volatile sig_atomic_t cli_interrupted;
+/* From now on the command has something to bring to its end: the first signal only asks it to.
+ * Before, a signal ends the process at once. */
+void cli_wind_up(void);
+/* A signal that ends the process at once prints the summary of nothing before. */
+void cli_leave_with_summary(const struct cli *cli);
 
 /* ---- args.c ---- */
 
@@ -108,6 +113,9 @@ struct cli_summary {
     double seconds;
     const struct histogram *latency_us;
 };
+enum { CLI_SUMMARY_MAX = 512 };
+/* The summary as a line, newline included. */
+void cli_summary_text(const struct cli_summary *summary, char out[CLI_SUMMARY_MAX]);
 /* On stderr, or with --json as the last line of stdout. */
 void cli_print_summary(const struct cli *cli, const struct cli_summary *summary);
 

@@ -266,6 +266,7 @@ static int consume_run(struct consume *c)
 {
     struct sti_err err;
     int32_t started = 0;
+    cli_leave_with_summary(c->cli);
     int rc = learn(c, &err);
     int64_t most = c->partition >= 0 ? 1 : c->partition_count;
     /* Without a topic there is still the summary to print. */
@@ -277,6 +278,7 @@ static int consume_run(struct consume *c)
     for (int32_t i = 0; rc == STI_OK && i < count; i++) {
         rc = reader_open(c, &readers[i], i, count, &err);
     }
+    cli_wind_up();
     c->first_us = cli_now_us();
     struct cli_progress *progress = rc == STI_OK && (c->quiet || !isatty(STDOUT_FILENO))
                                         ? cli_progress_start("read", &c->records, &c->bytes)

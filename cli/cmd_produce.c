@@ -2,13 +2,15 @@
  *
  * Latency is open loop: it runs from the moment that a record was due (with --rate by the schedule,
  * else when it was read or made) to its ack, so that a stalled server shows in it. The time when a
- * record was due travels as its opaque value.
+ * record was due, and its size, travel as its opaque value.
  *
  * A failed record ends the command: what was sent before is still waited for, nothing after it is
  * sent. An interrupt stops reading, and waits for what was sent.
  */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 #include "lines.h"
@@ -38,33 +40,60 @@ struct produce {
     struct sti_producer *producer;
     struct sti_producer_topic *handle;
     /* Written by the poll thread, read by progress; final after close. */
-    uint64_t acked, acked_bytes, failed;
+    uint64_t acked, acked_bytes;
+    _Atomic uint64_t failed;
     uint64_t first_due_us, last_ack_us;
     struct histogram latency_us;
-    _Atomic int status; /* first failure */
+    _Atomic int failing, status; /* first failure; status is set when err holds its sentence */
     struct sti_err err;
-    /* Bytes of records under way cannot be told apart in a report, so sizes are counted when sent.
-     */
-    uint64_t sent, sent_bytes;
+    uint64_t sent;
 };
+
+/* An opaque value: the low bits are the bytes of key and value, less than the largest message; the
+ * others the time when the record was due, in microseconds modulo 4.7 hours: ages up to half of
+ * that are told right. */
+enum { SIZE_BITS = 30 };
+#define SIZE_MASK ((UINT64_C(1) << SIZE_BITS) - 1)
+
+static void *opaque_of(uint64_t due_us, size_t size)
+{
+    return (void *)(uintptr_t)(due_us << SIZE_BITS | (size & SIZE_MASK));
+}
+
+static uint64_t opaque_age_us(uint64_t opaque, uint64_t now_us)
+{
+    uint64_t age = (now_us << SIZE_BITS) - (opaque & ~SIZE_MASK);
+    return age > UINT64_MAX / 2 ? 0
+                                : age >> SIZE_BITS; /* not due yet: sent early, answered early */
+}
+
+/* The first failure counts; it may come from a report and from a send call at once. */
+static void failed(struct produce *p, int status, const struct sti_err *err, uint64_t count)
+{
+    int none = STI_OK;
+    p->failed += count;
+    if (atomic_compare_exchange_strong(&p->failing, &none, status)) {
+        p->err = *err;
+        p->status = status;
+    }
+}
 
 static void on_delivery(void *arg, const struct sti_delivery *delivery)
 {
     struct produce *p = arg;
     uint64_t now = cli_now_us();
     if (delivery->status != STI_OK) {
-        p->failed += delivery->count;
-        if (p->status == STI_OK) {
-            p->err = *delivery->err;
-            p->status = delivery->status;
-        }
+        failed(p, delivery->status, delivery->err, delivery->count);
         return;
     }
+    uint64_t bytes = 0;
     for (uint32_t i = 0; i < delivery->count; i++) {
-        uint64_t due = (uint64_t)(uintptr_t)delivery->opaques[i];
-        histogram_record(&p->latency_us, now > due ? now - due : 0);
+        uint64_t opaque = (uint64_t)(uintptr_t)delivery->opaques[i];
+        bytes += opaque & SIZE_MASK;
+        histogram_record(&p->latency_us, opaque_age_us(opaque, now));
     }
     p->last_ack_us = now;
+    __atomic_fetch_add(&p->acked_bytes, bytes, __ATOMIC_RELAXED);
     __atomic_fetch_add(&p->acked, delivery->count, __ATOMIC_RELAXED);
 }
 
@@ -72,18 +101,15 @@ static void on_delivery(void *arg, const struct sti_delivery *delivery)
 static int send_one(struct produce *p, struct sti_producer_record *record, uint64_t due_us)
 {
     struct sti_err err;
-    record->opaque = (void *)(uintptr_t)due_us;
+    record->opaque = opaque_of(due_us, record->key_len + record->value_len);
     if (p->first_due_us == 0) {
         p->first_due_us = due_us;
     }
     int rc = sti_producer_send(p->handle, record, &err);
     if (rc == STI_OK) {
         p->sent++;
-        __atomic_fetch_add(&p->sent_bytes, record->key_len + record->value_len, __ATOMIC_RELAXED);
-    } else if (p->status == STI_OK) {
-        p->err = err;
-        p->status = rc;
-        p->failed++;
+    } else {
+        failed(p, rc, &err, 1);
     }
     return rc;
 }
@@ -96,15 +122,20 @@ static bool wanted(const struct produce *p, uint64_t started_us)
            (p->duration_s < 0 || cli_now_us() < started_us + (uint64_t)p->duration_s * 1000000u);
 }
 
-/* When record number `sent` is due; waits for it with a rate. */
-static uint64_t due(const struct produce *p, uint64_t started_us)
+/* With a rate, wait until record number `sent` is due. @return false: it is not wanted any more */
+static bool await_due(const struct produce *p, uint64_t started_us, uint64_t *due_us)
 {
     if (p->rate <= 0) {
-        return cli_now_us();
+        *due_us = cli_now_us();
+        return true;
     }
-    uint64_t at = load_due_us(started_us, p->sent, (double)p->rate);
-    load_wait(at);
-    return at;
+    *due_us = load_due_us(started_us, p->sent, (double)p->rate);
+    if (p->duration_s >= 0 && *due_us >= started_us + (uint64_t)p->duration_s * 1000000u) {
+        load_wait(started_us + (uint64_t)p->duration_s * 1000000u);
+        return false;
+    }
+    load_wait(*due_us);
+    return !cli_interrupted;
 }
 
 /* Records of --size incompressible bytes. */
@@ -116,12 +147,13 @@ static int produce_generated(struct produce *p)
     if (rc != STI_OK) {
         return rc;
     }
-    while (wanted(p, started)) {
+    uint64_t due_us;
+    while (wanted(p, started) && await_due(p, started, &due_us)) {
         struct sti_producer_record record = {.partition = (int32_t)p->partition,
                                              .value = load_values_next(&values),
                                              .value_len = values.size,
                                              .timestamp_ms = STI_TIMESTAMP_NOW};
-        if (send_one(p, &record, due(p, started)) != STI_OK) {
+        if (send_one(p, &record, due_us) != STI_OK) {
             break;
         }
     }
@@ -152,7 +184,7 @@ static int produce_lines(struct produce *p)
     struct sti_producer_record record;
     const uint8_t *line;
     size_t len;
-    uint64_t started = cli_now_us();
+    uint64_t started = cli_now_us(), due_us;
     uint64_t line_max = sti_producer_topic_message_bytes_max(p->handle);
     int rc = lines_open(&lines, p->file, (size_t)line_max, &p->err);
     if (rc != STI_OK) {
@@ -160,62 +192,68 @@ static int produce_lines(struct produce *p)
     }
     while (wanted(p, started)) {
         rc = lines_next(&lines, &line, &len, &p->err);
-        if (rc == STI_E_CANCELLED) {
-            continue; /* a signal: wanted() tells whether it was an interrupt */
+        if (rc == STI_E_WOULD_BLOCK) {
+            continue; /* wanted() tells whether to wait on */
         }
-        if (rc != STI_OK) {
+        if (rc != STI_OK || !await_due(p, started, &due_us)) {
             break;
         }
         line_record(p, line, len, &record);
-        rc = send_one(p, &record, due(p, started));
+        rc = send_one(p, &record, due_us);
         if (rc != STI_OK) {
             break;
         }
     }
     lines_close(&lines);
-    return rc == STI_E_END || rc == STI_E_CANCELLED ? STI_OK : rc;
+    return rc == STI_E_END || rc == STI_E_WOULD_BLOCK ? STI_OK : rc;
+}
+
+static int producer_open(struct produce *p)
+{
+    p->config.timeout_ms = p->cli->timeout_ms;
+    p->config.on_delivery = on_delivery;
+    p->config.arg = p;
+    int rc = sti_producer_new(&p->producer, p->cli->client, &p->config, &p->err);
+    if (rc == STI_OK) {
+        rc = sti_producer_topic_open(&p->handle, p->producer, p->topic, &p->err);
+    }
+    if (rc == STI_OK && p->partition >= sti_producer_topic_partitions(p->handle)) {
+        rc = sti_err_set(&p->err, STI_E_UNKNOWN_PARTITION,
+                         "topic %s has %d partitions, not a partition %d", p->topic,
+                         sti_producer_topic_partitions(p->handle), (int)p->partition);
+    }
+    return rc;
 }
 
 static int produce_run(struct produce *p)
 {
-    struct sti_err err;
     struct cli *cli = p->cli;
-    p->config.timeout_ms = cli->timeout_ms;
-    p->config.on_delivery = on_delivery;
-    p->config.arg = p;
-    int rc = sti_producer_new(&p->producer, cli->client, &p->config, &err);
+    cli_leave_with_summary(cli);
+    int rc = producer_open(p);
+    cli_wind_up();
     if (rc == STI_OK) {
-        rc = sti_producer_topic_open(&p->handle, p->producer, p->topic, &err);
-    }
-    if (rc == STI_OK && p->partition >= sti_producer_topic_partitions(p->handle)) {
-        rc = sti_err_set(&err, STI_E_UNKNOWN_PARTITION,
-                         "topic %s has %d partitions, not a partition %d", p->topic,
-                         sti_producer_topic_partitions(p->handle), (int)p->partition);
-    }
-    if (rc != STI_OK) {
+        /* A person who types would see the line written over. */
+        bool typed = p->size < 0 && strcmp(p->file, "-") == 0 && isatty(STDIN_FILENO) != 0;
+        struct cli_progress *progress =
+            typed ? NULL : cli_progress_start("acknowledged", &p->acked, &p->acked_bytes);
+        rc = p->size >= 0 ? produce_generated(p) : produce_lines(p);
+        (void)sti_producer_flush(p->producer, cli->timeout_ms, NULL);
         sti_producer_close(p->producer, 0);
-        return cli_error(rc, &err);
+        cli_progress_stop(progress);
+    } else {
+        sti_producer_close(p->producer, 0);
+        p->failed = 1;
     }
-    struct cli_progress *progress = cli_progress_start("acknowledged", &p->acked, &p->sent_bytes);
-    rc = p->size >= 0 ? produce_generated(p) : produce_lines(p);
-    (void)sti_producer_flush(p->producer, cli->timeout_ms, NULL);
-    sti_producer_close(p->producer, 0);
-    cli_progress_stop(progress);
     if (p->status != STI_OK) {
         rc = p->status;
     }
-    struct cli_summary summary = {
-        .records = p->acked,
-        .bytes = p->sent == 0
-                     ? 0
-                     : (uint64_t)((double)p->sent_bytes * ((double)p->acked / (double)p->sent)),
-        .errors = p->failed,
-        .seconds =
-            p->last_ack_us > p->first_due_us ? (double)(p->last_ack_us - p->first_due_us) / 1e6 : 0,
-        .latency_us = &p->latency_us};
-    if (p->acked == p->sent) {
-        summary.bytes = p->sent_bytes;
-    }
+    struct cli_summary summary = {.records = p->acked,
+                                  .bytes = p->acked_bytes,
+                                  .errors = p->failed,
+                                  .seconds = p->last_ack_us > p->first_due_us
+                                                 ? (double)(p->last_ack_us - p->first_due_us) / 1e6
+                                                 : 0,
+                                  .latency_us = &p->latency_us};
     if (rc != STI_OK) {
         (void)cli_error(rc, &p->err);
     }

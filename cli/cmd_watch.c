@@ -5,7 +5,9 @@
  * cannot answer for a while is said once for each sample, and the next one spans the gap. Nothing
  * is kept on the server, so the command may be left at any moment. One thread.
  */
+#include <limits.h>
 #include <poll.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -13,7 +15,14 @@
 
 #include "cli.h"
 
-enum { OPT_TOPIC = CLI_OPT_OWN, OPT_INTERVAL, OPT_COUNT, TOPICS_NAMED_MAX = 64, ROWS_DEFAULT = 24 };
+enum {
+    OPT_TOPIC = CLI_OPT_OWN,
+    OPT_INTERVAL,
+    OPT_COUNT,
+    TOPICS_NAMED_MAX = 64,
+    ROWS_DEFAULT = 24,
+    COLUMNS_DEFAULT = 80
+};
 
 /* A topic in one sample. */
 struct row {
@@ -29,7 +38,7 @@ struct row {
 struct sample {
     uint64_t at_us; /* monotonic; 0: none yet */
     size_t count;
-    struct row *rows; /* in the order of their names until they are sorted */
+    struct row *rows; /* in the order of the answers until they are sorted */
 };
 
 struct watch {
@@ -47,14 +56,17 @@ static void sample_free(struct sample *sample)
     memset(sample, 0, sizeof *sample);
 }
 
-/* Describe one topic into the next row. One that was deleted meanwhile is left out, unless it was
- * asked for. */
+/* Describe one topic into the next row. One that was deleted meanwhile is left out, and named if it
+ * was asked for. */
 static int sample_topic(struct watch *w, const char *name, struct sample *sample,
                         struct sti_err *err)
 {
     struct sti_admin_description *d = NULL;
     int rc = sti_admin_describe_topic(w->cli->client, name, &d, err);
-    if (rc == STI_E_UNKNOWN_TOPIC && w->topic_count == 0) {
+    if (rc == STI_E_UNKNOWN_TOPIC && w->last.at_us != 0) {
+        if (w->topic_count > 0) {
+            (void)cli_error(rc, err);
+        }
         return STI_OK;
     }
     if (rc != STI_OK) {
@@ -105,24 +117,22 @@ static int sample_take(struct watch *w, struct sample *sample, struct sti_err *e
     return rc;
 }
 
-static const struct row *row_find(const struct sample *sample, const struct row *like)
+static int by_id(const void *left, const void *right)
 {
-    for (size_t i = 0; i < sample->count; i++) {
-        if (memcmp(sample->rows[i].topic_id, like->topic_id, sizeof like->topic_id) == 0) {
-            return &sample->rows[i];
-        }
-    }
-    return NULL;
+    const struct row *a = left, *b = right;
+    return memcmp(a->topic_id, b->topic_id, sizeof a->topic_id);
 }
 
 /* What came since the sample before; a log that got shorter by retention brings no negative rate.
  */
-static void sample_rates(struct sample *now, const struct sample *before)
+static void sample_rates(struct sample *now, struct sample *before)
 {
+    qsort(before->rows, before->count, sizeof *before->rows, by_id);
     double seconds = (double)(now->at_us - before->at_us) / 1e6;
     for (size_t i = 0; i < now->count; i++) {
         struct row *row = &now->rows[i];
-        const struct row *was = row_find(before, row);
+        const struct row *was =
+            bsearch(row, before->rows, before->count, sizeof *before->rows, by_id);
         uint64_t appended = was == NULL ? 0 : was->appended, bytes = was == NULL ? 0 : was->bytes;
         row->records_per_s =
             row->appended > appended ? (double)(row->appended - appended) / seconds : 0;
@@ -143,7 +153,8 @@ static struct row sample_total(const struct sample *sample)
 {
     struct row total;
     memset(&total, 0, sizeof total);
-    snprintf(total.name, sizeof total.name, "%zu topics", sample->count);
+    snprintf(total.name, sizeof total.name, "%zu topic%s", sample->count,
+             sample->count == 1 ? "" : "s");
     for (size_t i = 0; i < sample->count; i++) {
         const struct row *row = &sample->rows[i];
         total.partitions += row->partitions;
@@ -177,39 +188,61 @@ static void print_json(const struct sample *sample)
                              "total", row_json(&total), "topics", topics));
 }
 
-static void print_row(const struct row *row)
-{
-    printf("%-32.32s %10u %8u %12.0f %10.2f %14llu %12.1f\n", row->name, row->partitions,
-           row->offline, row->records_per_s, row->bytes_per_s / 1e6,
-           (unsigned long long)row->records, (double)row->bytes / 1e6);
-}
+/* How much of a table is shown: on a terminal what fits, elsewhere all. */
+struct extent {
+    size_t rows, columns;
+    int name_width, name_max;
+};
 
-/* Rows that fit below the heading, the total and above the cursor. */
-static size_t rows_max(const struct watch *w)
+static struct extent extent(const struct watch *w)
 {
+    enum { FIGURES = 66, NAME_MIN = 12, NAME_WIDTH = 32 }; /* columns */
     struct winsize size;
     if (!w->screen) {
-        return SIZE_MAX;
+        return (struct extent){SIZE_MAX, SIZE_MAX, NAME_WIDTH, INT_MAX};
     }
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_row == 0) {
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_row == 0 || size.ws_col == 0) {
         size.ws_row = ROWS_DEFAULT;
+        size.ws_col = COLUMNS_DEFAULT;
     }
-    return size.ws_row > 5 ? (size_t)size.ws_row - 4u : 1u;
+    int name = size.ws_col - FIGURES;
+    name = name < NAME_MIN ? NAME_MIN : name > NAME_WIDTH ? NAME_WIDTH : name;
+    /* Heading, total, a line for an error and the cursor's. */
+    return (struct extent){size.ws_row > 5 ? (size_t)size.ws_row - 4u : 1u, size.ws_col, name,
+                           name};
+}
+
+/* A line of a table, cut where the terminal ends, so that one stays one. */
+STI_PRINTF(2, 3) static void print_line(const struct extent *e, const char *fmt, ...)
+{
+    char line[512];
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    printf("%.*s\n", e->columns < sizeof line ? (int)e->columns : (int)sizeof line, line);
+}
+
+static void print_row(const struct extent *e, const struct row *row)
+{
+    print_line(e, "%-*.*s %10u %7u %11.0f %9.2f %12llu %11.1f", e->name_width, e->name_max,
+               row->name, row->partitions, row->offline, row->records_per_s, row->bytes_per_s / 1e6,
+               (unsigned long long)row->records, (double)row->bytes / 1e6);
 }
 
 static void print_table(const struct watch *w, const struct sample *sample)
 {
     struct row total = sample_total(sample);
-    size_t count = rows_max(w);
+    struct extent e = extent(w);
     if (w->screen) {
         fputs("\033[H\033[J", stdout); /* to the upper left corner, and clear what is below */
     }
-    printf("%-32s %10s %8s %12s %10s %14s %12s\n", "TOPIC", "PARTITIONS", "OFFLINE", "RECORDS/S",
-           "MB/S", "RECORDS", "MB");
-    for (size_t i = 0; i < sample->count && i < count; i++) {
-        print_row(&sample->rows[i]);
+    print_line(&e, "%-*s %10s %7s %11s %9s %12s %11s", e.name_width, "TOPIC", "PARTITIONS",
+               "OFFLINE", "RECORDS/S", "MB/S", "RECORDS", "MB");
+    for (size_t i = 0; i < sample->count && i < e.rows; i++) {
+        print_row(&e, &sample->rows[i]);
     }
-    print_row(&total);
+    print_row(&e, &total);
     if (!w->screen) {
         putchar('\n');
     }
@@ -252,7 +285,7 @@ static int watch_loop(struct watch *w)
             (void)cli_error(rc, &err);
         }
         if (ferror(stdout)) {
-            return CLI_FAILED; /* main says why */
+            return CLI_OK; /* main says what that means */
         }
     }
     return rc == STI_OK ? CLI_OK : CLI_FAILED;

@@ -3,12 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BLOCK = 1 << 20 };
+enum { BLOCK = 1 << 20, WAIT_MS = 100 };
 
 int lines_open(struct lines *lines, const char *path, size_t line_max, struct sti_err *err)
 {
@@ -74,10 +75,15 @@ static int lines_fill(struct lines *lines, struct sti_err *err)
     if (rc != STI_OK) {
         return rc;
     }
+    struct pollfd ready = {.fd = lines->fd, .events = POLLIN};
+    if (poll(&ready, 1, WAIT_MS) == 0) {
+        return STI_E_WOULD_BLOCK;
+    }
     ssize_t n = read(lines->fd, lines->buf + lines->end, lines->capacity - lines->end);
     if (n < 0) {
-        return errno == EINTR ? STI_E_CANCELLED
-                              : sti_err_set(err, STI_E_IO, "%s: %s", lines->name, strerror(errno));
+        return errno == EINTR || errno == EAGAIN
+                   ? STI_E_WOULD_BLOCK
+                   : sti_err_set(err, STI_E_IO, "%s: %s", lines->name, strerror(errno));
     }
     lines->eof = n == 0;
     lines->end += (size_t)n;

@@ -30,7 +30,8 @@ struct lines {
  * STI_E_IO, STI_E_NO_MEMORY */
 int lines_open(struct lines *lines, const char *path, size_t line_max, struct sti_err *err);
 /* Hand out the next line, borrowed until the next call.
- * @return STI_OK; STI_E_END; STI_E_CANCELLED (a signal came while waiting: ask again or stop);
+ * @return STI_OK; STI_E_END; STI_E_WOULD_BLOCK (nothing came for a tenth of a second, or a signal:
+ * ask again or stop);
  * STI_E_MESSAGE_TOO_LARGE; STI_E_IO */
 int lines_next(struct lines *lines, const uint8_t **line, size_t *len, struct sti_err *err);
 void lines_close(struct lines *lines);

@@ -1,11 +1,13 @@
 /* main.c -- the `streamit` command: global options, and the way to each command. */
 #include <malloc.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli.h"
+#include "kernel/stdfds.h"
 
 volatile sig_atomic_t cli_interrupted;
 
@@ -17,17 +19,49 @@ static const struct cli_command *const commands[] = {
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 
-/* Has the command something to bring to its end? The others may be left at any moment. */
+/* Has the command something to bring to its end? Until then it may be left at any moment. */
 static volatile sig_atomic_t winds_up;
+/* What is said when it is left before; len 0: nothing. */
+static struct {
+    char text[CLI_SUMMARY_MAX];
+    size_t len;
+    int fd;
+} farewell;
 
 /* The first signal asks, the second insists. */
 static void on_signal(int signo)
 {
     (void)signo;
     if (cli_interrupted || !winds_up) {
+        if (!winds_up && farewell.len > 0 && write(farewell.fd, farewell.text, farewell.len) < 0) {
+            /* there is nobody left to tell */
+        }
         _exit(CLI_INTERRUPTED);
     }
     cli_interrupted = 1;
+}
+
+void cli_wind_up(void)
+{
+    winds_up = 1;
+}
+
+void cli_leave_with_summary(const struct cli *cli)
+{
+    struct histogram *none = calloc(1, sizeof *none);
+    if (none != NULL) {
+        cli_summary_text(&(struct cli_summary){.latency_us = none}, farewell.text);
+        farewell.fd = cli->json ? STDOUT_FILENO : STDERR_FILENO;
+        farewell.len = strlen(farewell.text);
+        free(none);
+    }
+}
+
+/* Has whoever read standard output gone? Then they have enough: not an error. */
+static bool reader_gone(void)
+{
+    struct pollfd out = {.fd = STDOUT_FILENO};
+    return poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0;
 }
 
 static void signals_init(void)
@@ -53,7 +87,7 @@ static void print_overview(void)
             purpose = commands[i]->purpose;
             printf("\n%s\n", purpose);
         }
-        printf("  %-16s %s\n", commands[i]->name, commands[i]->summary);
+        printf("  %-17s %s\n", commands[i]->name, commands[i]->summary);
     }
     printf("\n`streamit COMMAND --help` tells the options of a command, with an example.\n"
            "Exit status: 0 done; 1 failed, with `error: CODE: sentence`; 2 wrong usage; 130 "
@@ -138,8 +172,7 @@ static int run(struct cli *cli, int argc, char **argv)
     if (cli->command == NULL) {
         return cli_usage(cli, "unknown command \"%s\"", argv[0]);
     }
-    winds_up = cli->command == &cli_produce || cli->command == &cli_consume ||
-               cli->command == &cli_dump || cli->command == &cli_bench_produce ||
+    winds_up = cli->command == &cli_dump || cli->command == &cli_bench_produce ||
                cli->command == &cli_bench_consume || cli->command == &cli_bench_latency ||
                cli->command == &cli_bench_end_to_end;
     optind = 0; /* GNU getopt: start anew, permuting */
@@ -162,13 +195,14 @@ int main(int argc, char **argv)
     if (cli.server == NULL || cli.server[0] == '\0') {
         cli.server = "localhost:8080";
     }
+    krn_stdfds_init();
     keep_memory();
     signals_init();
     optind = 0;
     int status = run(&cli, argc, argv);
     sti_client_free(cli.client);
     /* An earlier flush may have failed, and has emptied the buffer: the flag remembers. */
-    if ((fflush(stdout) != 0 || ferror(stdout) != 0) && status == CLI_OK) {
+    if ((fflush(stdout) != 0 || ferror(stdout) != 0) && status == CLI_OK && !reader_gone()) {
         fprintf(stderr, "error: IO: standard output: cannot be written\n");
         status = CLI_FAILED;
     }

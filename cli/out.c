@@ -90,19 +90,26 @@ static double ms(const struct histogram *histogram, double q)
 
 void cli_print_summary(const struct cli *cli, const struct cli_summary *s)
 {
+    char text[CLI_SUMMARY_MAX];
+    cli_summary_text(s, text);
+    fputs(text, cli->json ? stdout : stderr);
+    fflush(stdout);
+}
+
+void cli_summary_text(const struct cli_summary *s, char out[CLI_SUMMARY_MAX])
+{
     const struct histogram *h = s->latency_us;
     double seconds = s->seconds > 0 ? s->seconds : 0;
     double per_s = seconds > 0 ? 1.0 / seconds : 0;
     /* Printed by hand: the order and the digits of the fields are part of the interface. */
-    fprintf(cli->json ? stdout : stderr,
-            "{\"records\":%llu,\"bytes\":%llu,\"seconds\":%.6f,\"records_per_s\":%.0f,"
-            "\"mb_per_s\":%.3f,\"errors\":%llu,\"latency_ms\":{\"p50\":%.3f,\"p95\":%.3f,"
-            "\"p99\":%.3f,\"p999\":%.3f,\"max\":%.3f}}\n",
-            (unsigned long long)s->records, (unsigned long long)s->bytes, seconds,
-            (double)s->records * per_s, (double)s->bytes * per_s / 1e6,
-            (unsigned long long)s->errors, ms(h, 0.5), ms(h, 0.95), ms(h, 0.99), ms(h, 0.999),
-            (double)h->max / 1000.0);
-    fflush(stdout);
+    snprintf(out, CLI_SUMMARY_MAX,
+             "{\"records\":%llu,\"bytes\":%llu,\"seconds\":%.6f,\"records_per_s\":%.0f,"
+             "\"mb_per_s\":%.3f,\"errors\":%llu,\"latency_ms\":{\"p50\":%.3f,\"p95\":%.3f,"
+             "\"p99\":%.3f,\"p999\":%.3f,\"max\":%.3f}}\n",
+             (unsigned long long)s->records, (unsigned long long)s->bytes, seconds,
+             (double)s->records * per_s, (double)s->bytes * per_s / 1e6,
+             (unsigned long long)s->errors, ms(h, 0.5), ms(h, 0.95), ms(h, 0.99), ms(h, 0.999),
+             (double)h->max / 1000.0);
 }
 
 static uint64_t clock_us(clockid_t id)

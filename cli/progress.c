@@ -2,6 +2,7 @@
  * on while the program waits for input or for acknowledgements. */
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -15,6 +16,13 @@ struct cli_progress {
     const char *verb;
     const uint64_t *records, *bytes;
 };
+
+/* Columns that a line may take: one that wraps could not be replaced. */
+static int width(void)
+{
+    struct winsize size;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1 : 79;
+}
 
 static void *progress_main(void *arg)
 {
@@ -32,10 +40,12 @@ static void *progress_main(void *arg)
         uint64_t bytes = __atomic_load_n(p->bytes, __ATOMIC_RELAXED);
         uint64_t now = cli_now_us();
         double seconds = (double)(now - last_us + 1) / 1e6;
-        fprintf(stderr, "\r\033[K%s %llu records, %.1f MB; %.0f records/s, %.1f MB/s", p->verb,
-                (unsigned long long)records, (double)bytes / 1e6,
-                (double)(records - last_records) / seconds,
-                (double)(bytes - last_bytes) / 1e6 / seconds);
+        char line[160];
+        (void)snprintf(line, sizeof line, "%s %llu records, %.1f MB; %.0f records/s, %.1f MB/s",
+                       p->verb, (unsigned long long)records, (double)bytes / 1e6,
+                       (double)(records - last_records) / seconds,
+                       (double)(bytes - last_bytes) / 1e6 / seconds);
+        fprintf(stderr, "\r\033[K%.*s", width(), line);
         fflush(stderr);
         last_records = records;
         last_bytes = bytes;

@@ -20,6 +20,7 @@
 
 #include "broker/broker_plugin.h"
 #include "kernel/node.h"
+#include "kernel/stdfds.h"
 
 enum { EXIT_STOPPED = 0, EXIT_OTHER = 1, EXIT_REFUSED = 2 };
 
@@ -290,6 +291,7 @@ int main(int argc, char **argv)
 {
     struct args args = {.log_format = -1};
     sigset_t waited;
+    krn_stdfds_init();
     args.sets = calloc((size_t)argc, sizeof *args.sets);
     if (args.sets == NULL) {
         return EXIT_OTHER;
