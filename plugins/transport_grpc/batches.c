@@ -56,7 +56,7 @@ bool tgr_batches_compressed(const struct sti_slice *slices, size_t count)
 {
     uint64_t end = sti_slices_len(slices, count);
     struct tgr_reader reader;
-    struct sti_batch_header header;
+    struct sti_batch_header header = {0};
     bool compressed = false;
     tgr_reader_init(&reader, slices, count);
     while (!compressed && reader.pos < end && peek_header(&reader, end, &header, NULL) == STI_OK &&
