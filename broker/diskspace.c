@@ -396,10 +396,14 @@ bool brk_disk_may_inline(const struct brk_partition *part, uint64_t bytes)
 
 void brk_disk_inlined(struct brk_partition *part, uint64_t took_us)
 {
-    uint64_t until =
-        took_us > BRK_INLINE_SLOW_US ? sti_now_us(part->broker->host) + BRK_INLINE_PAUSE_US : 0;
-    if (until != atomic_load_explicit(&part->disk->slow_until_us, memory_order_relaxed)) {
-        atomic_store_explicit(&part->disk->slow_until_us, until, memory_order_relaxed);
+    _Atomic uint64_t *until = &part->disk->slow_until_us;
+    uint64_t was = atomic_load_explicit(until, memory_order_relaxed);
+    if (took_us > BRK_INLINE_SLOW_US) {
+        atomic_store_explicit(until, sti_now_us(part->broker->host) + BRK_INLINE_PAUSE_US,
+                              memory_order_relaxed);
+    } else if (was != 0 && sti_now_us(part->broker->host) >= was) {
+        /* Over; before that another append, which began earlier, says nothing about the pause. */
+        atomic_store_explicit(until, 0, memory_order_relaxed);
     }
 }
 
