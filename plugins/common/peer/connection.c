@@ -590,7 +590,7 @@ static int admit(const struct sti_peer_connection *c, uint64_t len, struct sti_e
                            "bytes_in_flight_max, %lld, are under way to node %d",
                            (long long)conf->bytes_in_flight_max, (int)c->node_id);
     }
-    if (c->phase == UP && len > c->link->payload_max) {
+    if (c->phase == UP && c->link != NULL && len > c->link->payload_max) {
         return sti_err_set(err, STI_E_MESSAGE_TOO_LARGE,
                            "a request of %llu bytes: node %d takes %llu", (unsigned long long)len,
                            (int)c->node_id, (unsigned long long)c->link->payload_max);

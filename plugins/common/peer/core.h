@@ -125,7 +125,7 @@ void pco_count(struct pco *core, enum pco_direction direction, int status);
 void pco_begin(struct pco *core, enum pco_direction direction);
 /* The interface's. `self` is the instance of the engine, which begins with struct pco. */
 int pco_serve(void *self, const struct sti_peer_service *service, struct sti_err *err);
-int pco_withdraw(void *self, const char *service, struct sti_err *err);
+int pco_withdraw(void *self, const char *name, struct sti_err *err);
 int pco_info(void *self, struct sti_peer_info *out, struct sti_err *err);
 /* Run the handler of the call. @return false: nobody serves it */
 bool pco_handle(struct pco *core, struct sti_peer_incoming *incoming);
