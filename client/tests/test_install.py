@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 import harness  # noqa: E402
 
-STRICT = ["-Wall", "-Wextra", "-Wshadow", "-Werror"]
+STRICT = ["-Wall", "-Wextra", "-Wshadow", "-pedantic", "-Werror"]
 
 
 def run(*args, **kwargs):
@@ -33,8 +33,7 @@ class Install(harness.TestCase):
         return found[0]
 
     def flags(self, *options):
-        # The prefix of the file is that of the build; an install elsewhere says so.
-        return run("pkg-config", f"--define-variable=prefix={self.prefix}", *options, "streamit", env=self.env).split()
+        return run("pkg-config", *options, "streamit", env=self.env).split()
 
     def write(self, name, text):
         with open(self.path(name), "w", encoding="utf-8") as file:
@@ -83,6 +82,12 @@ int main()
             declared = set(re.findall(r"^(?:STI_CLIENT_API[^;]*?)\b(sti_\w+)\(", file.read(), re.M))
         exported = {s.split()[-1] for s in run("nm", "-D", "--defined-only", os.path.join(self.lib, "libstreamit.so")).splitlines()}
         self.assertEqual(declared, exported)
+
+    def test_a_client_in_another_language_finds_the_proto(self):
+        self.assertTrue(self.find("streamit.proto").endswith("share/streamit/proto/streamit/v1/streamit.proto"))
+        self.assertTrue(os.path.exists(os.path.join(self.prefix, "share/streamit/proto/grpc/reflection/v1/reflection.proto")))
+        self.assertEqual(self.find("streamit.1").rpartition("/")[0].rpartition("/")[2], "man1")
+        self.assertTrue(self.find("streamitd.8") and self.find("standalone.cfg"))
 
     def test_soname(self):
         dynamic = run("readelf", "-d", os.path.join(self.lib, "libstreamit.so"))

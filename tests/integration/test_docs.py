@@ -95,5 +95,26 @@ class Operations(unittest.TestCase):
                 self.assertIn(row[0].strip(), source.read(), f"{file} does not look at this row")
 
 
+class Tuning(unittest.TestCase):
+    """docs/guides/tuning.md speaks of options, settings and metrics that there are."""
+
+    def test_what_it_names_is_there(self):
+        texts = {}
+        for name in ("guides/tuning.md", "METRICS.md", "CONFIGURATION.md"):
+            with open(os.path.join(ROOT, "docs", name), encoding="utf-8") as file:
+                texts[name] = file.read()
+        words = re.findall(r"`([^`\n]+)`", texts["guides/tuning.md"])
+        metrics = {word for word in words if re.match(r"(streamit|process)_\w+$", word)}
+        self.assertGreater(len(metrics), 15)
+        self.assertEqual({name for name in metrics if f"| `{name}` |" not in texts["METRICS.md"]}, set())
+        options = {re.split("[= ]", word)[0] for word in words if re.match(r"(broker|node|plugins\.\w+)\.\w+", word)}
+        self.assertGreater(len(options), 8)
+        for option in options:
+            section, _, name = option.rpartition(".")
+            self.assertRegex(texts["CONFIGURATION.md"], rf"(?s)## `{section}`.*?\n\| `{name}` \|", option)
+        for setting in {word.partition("=")[0] for word in words if re.fullmatch(r"[a-z]+(\.[a-z]+)+(=\w+)?", word)} - options:
+            self.assertIn(f"| `{setting}` |", texts["CONFIGURATION.md"])
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)

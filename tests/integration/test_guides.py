@@ -17,9 +17,13 @@ def block(page, language, index=0):
 
 
 class Guides(harness.TestCase):
-    def generate(self, root, file):
-        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I", os.path.join(harness.ROOT, root),
-                        f"--python_out={self.folder}", f"--grpc_python_out={self.folder}", file], check=True)
+    def run_commands(self, index):
+        """The page's own lines, with the sources' folder for the installed one, and without installing packages."""
+        script = block("applications.md", "sh", index)
+        self.assertIn("PROTO=/usr/local/share/streamit/proto\n", script)
+        script = script.replace("/usr/local/share/streamit/proto", os.path.join(harness.ROOT, "proto"))
+        script = re.sub(r"^apt-get .*\n", "", script, flags=re.M).replace("python3", sys.executable)
+        subprocess.run(["sh", "-e", "-c", script], cwd=self.folder, check=True)
 
     def run_block(self, index, server):
         with open(self.path("app.py"), "w", encoding="utf-8") as file:
@@ -31,14 +35,15 @@ class Guides(harness.TestCase):
 
     def test_python_clients(self):
         node = self.node().start()
-        self.generate("proto", "streamit/v1/streamit.proto")
+        self.run_commands(0)
         for offset in (0, 2):
             self.assertEqual(self.run_block(0, node.server),
                              f"appended at offset {offset}\n{offset} b'en' b'hello'\n{offset + 1} b'' b'world'\n")
-        self.generate("proto/grpc", "reflection/v1/reflection.proto")
+        self.run_commands(1)
         self.assertEqual(self.run_block(1, node.server), "appended at offset 4\n[b'from afar']\n")
         read = self.cli(node, "consume", "--topic", "greetings", "--from", "beginning", "--until-end").out
         self.assertEqual(read, "hello\nworld\n" * 2 + "from afar\n")
+        self.assertEqual(self.run_block(2, node.server), "100 requests answered, the last record is at offset 104\n100 records read\n")
 
     def test_the_smallest_plugin(self):
         with open(self.path("hello.c"), "w", encoding="utf-8") as file:
