@@ -91,11 +91,20 @@ static void hash_bytes(uint64_t *hash, const void *bytes, size_t len)
     }
 }
 
+static void hash_number(uint64_t *hash, uint64_t number)
+{
+    for (unsigned i = 0; i < 8; i++, number >>= 8) {
+        uint8_t byte = (uint8_t)number;
+        hash_bytes(hash, &byte, 1);
+    }
+}
+
 void psi_note(struct psi_network *net, uint64_t now_us, const char *from, const char *to,
               enum psi_kind kind, uint64_t len)
 {
-    uint64_t numbers[] = {now_us, (uint64_t)kind, len};
-    hash_bytes(&net->trace.hash, numbers, sizeof numbers);
+    hash_number(&net->trace.hash, now_us);
+    hash_number(&net->trace.hash, (uint64_t)kind);
+    hash_number(&net->trace.hash, len);
     hash_bytes(&net->trace.hash, from, strlen(from) + 1);
     hash_bytes(&net->trace.hash, to, strlen(to) + 1);
     net->trace.events++;

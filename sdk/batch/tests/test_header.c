@@ -66,7 +66,9 @@ static void a_stamped_batch_proves(void **state)
             sti_batch_builder_append(builder, 5, "k", 1, value, lens[i], NULL, 0, NULL), STI_OK);
         assert_int_equal(sti_batch_builder_finish(builder, &data, &len, NULL), STI_OK);
         uint8_t *bytes = malloc(len), *before = malloc(len);
-        assert_true(bytes != NULL && before != NULL);
+        if (bytes == NULL || before == NULL) {
+            abort();
+        }
         memcpy(bytes, data, len);
         memcpy(before, data, len);
         sti_batch_stamp(bytes + STI_BATCH_PATCH_LEN, len, INT64_C(1700000000123));
