@@ -86,6 +86,7 @@ static grpc_channel *channel_create(const struct sti_client *client, const char 
 {
     uint64_t receive = client->config.receive_bytes_max;
     int receive_max = receive > INT32_MAX ? INT32_MAX : (int)receive;
+    uint32_t window = client->config.receive_window_bytes;
     grpc_arg args[] = {
         int_arg("grpc.max_receive_message_length", receive_max),
         int_arg("grpc.max_send_message_length", -1),
@@ -102,8 +103,13 @@ static grpc_channel *channel_create(const struct sti_client *client, const char 
         int_arg("grpc.initial_reconnect_backoff_ms", 100),
         int_arg("grpc.min_reconnect_backoff_ms", 1000),
         int_arg("grpc.max_reconnect_backoff_ms", 1000),
+        int_arg("grpc.http2.bdp_probe", window == 0),
+        /* The last: left out when gRPC looks for a window. What it finds on a fast line under load
+         * is far more than is needed, and no cache holds it. */
+        int_arg("grpc.http2.lookahead_bytes", window > INT32_MAX ? INT32_MAX : (int)window),
     };
-    grpc_channel_args channel_args = {.num_args = sizeof args / sizeof *args, .args = args};
+    size_t count = sizeof args / sizeof *args - (window == 0);
+    grpc_channel_args channel_args = {.num_args = count, .args = args};
     grpc_channel_credentials *creds = grpc_insecure_credentials_create();
     grpc_channel *channel = grpc_channel_create(address, creds, &channel_args);
     grpc_channel_credentials_release(creds);
@@ -265,7 +271,8 @@ void sti_client_config_init(struct sti_client_config *config)
                                          .receive_bytes_max = UINT64_C(256) << 20,
                                          .backoff_min_ms = 20,
                                          .backoff_max_ms = 1000,
-                                         .metadata_refresh_ms = 300000};
+                                         .metadata_refresh_ms = 300000,
+                                         .receive_window_bytes = 4u << 20};
 }
 
 int cl_config_copy(void *to, size_t size, const void *from, size_t size_min, const char *what,

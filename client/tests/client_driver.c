@@ -126,6 +126,8 @@ static int client_make(char **words, struct sti_err *err)
     config.backoff_min_ms = (uint32_t)number(words, "backoff_min_ms", config.backoff_min_ms);
     config.backoff_max_ms = (uint32_t)number(words, "backoff_max_ms", config.backoff_max_ms);
     config.metadata_refresh_ms = (uint32_t)number(words, "refresh_ms", config.metadata_refresh_ms);
+    config.receive_window_bytes =
+        (uint32_t)number(words, "receive_window_bytes", config.receive_window_bytes);
     return sti_client_new(&d.client, &config, err);
 }
 

@@ -497,6 +497,33 @@ class Consuming(Case):
         self.assertEqual(offsets, list(range(len(offsets))))
         driver.end()
 
+    def test_the_window_is_bounded(self):
+        """What a server may send ahead of a program that does not poll: prefetch and window, a message on top of each."""
+        sent = []
+        batch = self.fake.logs[0].batches[0][2]
+
+        def flood(_server, request, context):
+            base = 0
+            count = self.fake.logs[0].batches[0][1] + 1
+            while context.is_active():
+                data = bytearray()
+                while len(data) < 100000:
+                    data += base.to_bytes(8, "big") + batch[8:]
+                    base += count
+                sent.append(len(data))
+                yield pb.FetchResponse(partitions=[pb.FetchResult(topic="t", partition=0, batches=bytes(data))])
+
+        self.fake.on_fetch = flood
+        driver = self.consumer({"receive_window_bytes": 400000}, prefetch_bytes=300000)
+        driver.ok("assign", "t", 0, 0)
+        before = -1
+        while before != len(sent) or sum(sent) < 300000:
+            before = len(sent)
+            time.sleep(0.5)
+        self.assertLess(sum(sent), 300000 + 400000 + 4 * max(sent))
+        driver.ok("drain", 10000, 3)
+        driver.end()
+
     def test_wakeup(self):
         driver = self.consumer()
         driver.ok("assign", "t", 0, -1)

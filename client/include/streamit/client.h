@@ -77,9 +77,11 @@ struct sti_client_config {
     uint32_t backoff_min_ms; /* pause after a first failure that may be tried again; it doubles  */
     uint32_t backoff_max_ms; /* with each further one up to this; 20 and 1000. A random half is
                                 taken off, and never less than a server asks for              */
-    uint32_t metadata_refresh_ms; /* how often what is known of topics is looked up again without
-                                     cause; 300000. 0: never                                     */
-    uint32_t reserved;
+    uint32_t metadata_refresh_ms;  /* how often what is known of topics is looked up again without
+                                      cause; 300000. 0: never                                     */
+    uint32_t receive_window_bytes; /* a server sends so far ahead of what is read, on each call;
+                                      4 MiB. A long line needs its rate x round trip. 0: gRPC
+                                      looks for one that fits, which may grow to 100 MiB         */
 };
 
 STI_CLIENT_API void sti_client_config_init(struct sti_client_config *config);
@@ -260,7 +262,8 @@ struct sti_consumer_config {
     uint32_t struct_size;
     uint32_t fetch_bytes;     /* of one message from a server; 1 MiB. A larger batch comes whole */
     uint64_t prefetch_bytes;  /* held ready for poll: beyond it nothing is taken from the network.
-                                 At most one message of each server comes on top; 16 MiB      */
+                                 At most one message of each server comes on top, and what it
+                                 sent ahead, receive_window_bytes of the client; 16 MiB       */
     uint64_t batch_bytes_max; /* a batch that inflates beyond it is refused; 256 MiB          */
     uint32_t max_wait_ms;     /* a server without news says so after this; 5000               */
     uint32_t timeout_ms;      /* a partition that cannot be read for so long is an error; and how
