@@ -119,6 +119,9 @@ void cli_summary_text(const struct cli_summary *summary, char out[CLI_SUMMARY_MA
 /* On stderr, or with --json as the last line of stdout. */
 void cli_print_summary(const struct cli *cli, const struct cli_summary *summary);
 
+/* Has whoever read standard output through a pipe gone? Then they have enough: not an error. */
+bool cli_reader_gone(void);
+
 /* Monotonic and real time, microseconds. */
 uint64_t cli_now_us(void);
 uint64_t cli_real_us(void);

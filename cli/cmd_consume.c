@@ -168,6 +168,9 @@ static void *reader_main(void *arg)
         if (rc == STI_E_WOULD_BLOCK) {
             output(r);
             rc = sti_consumer_poll(r->consumer, POLL_MS, &records, &err);
+            if (rc == STI_E_WOULD_BLOCK && !c->quiet && cli_reader_gone()) {
+                break; /* no record may come for long that a write could fail with */
+            }
         }
         if (rc == STI_OK) {
             handle(r, &records);

@@ -1,6 +1,5 @@
 /* main.c -- the `streamit` command: global options, and the way to each command. */
 #include <malloc.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,13 +54,6 @@ void cli_leave_with_summary(const struct cli *cli)
         farewell.len = strlen(farewell.text);
         free(none);
     }
-}
-
-/* Has whoever read standard output gone? Then they have enough: not an error. */
-static bool reader_gone(void)
-{
-    struct pollfd out = {.fd = STDOUT_FILENO};
-    return poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0;
 }
 
 static void signals_init(void)
@@ -202,7 +194,7 @@ int main(int argc, char **argv)
     int status = run(&cli, argc, argv);
     sti_client_free(cli.client);
     /* An earlier flush may have failed, and has emptied the buffer: the flag remembers. */
-    if ((fflush(stdout) != 0 || ferror(stdout) != 0) && status == CLI_OK && !reader_gone()) {
+    if ((fflush(stdout) != 0 || ferror(stdout) != 0) && status == CLI_OK && !cli_reader_gone()) {
         fprintf(stderr, "error: IO: standard output: cannot be written\n");
         status = CLI_FAILED;
     }

@@ -1,7 +1,9 @@
 /* out.c -- results, errors and summaries in their two forms, for people and for programs. */
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "cli.h"
 
@@ -110,6 +112,12 @@ void cli_summary_text(const struct cli_summary *s, char out[CLI_SUMMARY_MAX])
              (double)s->records * per_s, (double)s->bytes * per_s / 1e6,
              (unsigned long long)s->errors, ms(h, 0.5), ms(h, 0.95), ms(h, 0.99), ms(h, 0.999),
              (double)h->max / 1000.0);
+}
+
+bool cli_reader_gone(void)
+{
+    struct pollfd out = {.fd = STDOUT_FILENO};
+    return poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0;
 }
 
 static uint64_t clock_us(clockid_t id)

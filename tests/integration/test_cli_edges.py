@@ -118,6 +118,9 @@ class Streams(Edge):
                      "list-topics | true", "--json watch --interval-ms 10 | head -1"):
             _, err = self.shell(f"set -o pipefail; streamit {line}", node.server)
             self.assertNotIn("error", err.replace('"errors":0', ""), line)
+        self.cli(node, "create-topic", "--name", "few")
+        self.cli(node, "produce", "--topic", "few", data=b"a\nb\n")
+        self.assertEqual(self.shell("streamit consume --topic few --from beginning | head -1", node.server)[0], "a\n")
 
 
 class Moments(Edge):
