@@ -61,6 +61,9 @@ int cli_word(const struct cli *cli, const char *name, const char *text, const ch
     return -1;
 }
 
+const char *const cli_acks_words[] = {"quorum", "leader", "none", NULL};
+const char *const cli_codec_words[] = {"none", "gzip", "snappy", "lz4", "zstd", NULL};
+
 /* gRPC sends nothing else in the value of a header. */
 static bool printable(const char *text)
 {

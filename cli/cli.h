@@ -86,6 +86,8 @@ bool cli_number(const struct cli *cli, const char *name, const char *text, int64
                 int64_t *out);
 /* Index of `text` in the NULL-terminated `words`, or -1 after saying what is wrong. */
 int cli_word(const struct cli *cli, const char *name, const char *text, const char *const *words);
+/* Words of --acks and --compression, each at the number of its sti_producer_acks and sti_codec. */
+extern const char *const cli_acks_words[], *const cli_codec_words[];
 /* Say what is wrong and how to get help; returns CLI_USAGE. */
 STI_PRINTF(2, 3) int cli_usage(const struct cli *cli, const char *fmt, ...);
 void cli_print_help(const struct cli_command *command);

@@ -31,8 +31,6 @@ enum {
 };
 
 static const char *const kind_names[] = {"produce", "consume", "latency", "end-to-end"};
-static const char *const acks_words[] = {"quorum", "leader", "none", NULL};
-static const char *const codec_words[] = {"none", "gzip", "snappy", "lz4", "zstd", NULL};
 
 /* ---- the report ---------------------------------------------------------------------------- */
 
@@ -51,15 +49,16 @@ static json_t *settings(const struct bench *b)
         json_pack("{s:s,s:s,s:I,s:I}", "server", b->cli->server, "topic", b->topic, "clients",
                   (json_int_t)b->clients, "timeout_ms", (json_int_t)b->cli->timeout_ms);
     if (b->producers > 0) {
-        json_object_update_new(
-            out, json_pack("{s:I,s:I,s:I,s:I,s:b,s:s,s:s,s:I,s:I,s:I}", "producers",
-                           (json_int_t)b->producers, "size", (json_int_t)b->size, "rate",
-                           (json_int_t)b->rate, "warm_up_ms", (json_int_t)b->warm_up_ms,
-                           "one_at_a_time", b->one_at_a_time, "acks", acks_words[b->producer.acks],
-                           "compression", codec_words[b->producer.codec], "linger_ms",
-                           (json_int_t)b->producer.linger_ms, "batch_bytes",
-                           (json_int_t)b->producer.batch_bytes, "window_bytes",
-                           (json_int_t)b->producer.window_bytes));
+        json_object_update_new(out,
+                               json_pack("{s:I,s:I,s:I,s:I,s:b,s:s,s:s,s:I,s:I,s:I}", "producers",
+                                         (json_int_t)b->producers, "size", (json_int_t)b->size,
+                                         "rate", (json_int_t)b->rate, "warm_up_ms",
+                                         (json_int_t)b->warm_up_ms, "one_at_a_time",
+                                         b->one_at_a_time, "acks", cli_acks_words[b->producer.acks],
+                                         "compression", cli_codec_words[b->producer.codec],
+                                         "linger_ms", (json_int_t)b->producer.linger_ms,
+                                         "batch_bytes", (json_int_t)b->producer.batch_bytes,
+                                         "window_bytes", (json_int_t)b->producer.window_bytes));
     }
     if (b->consumers > 0) {
         json_object_update_new(out,
@@ -241,10 +240,10 @@ static bool take_option(struct bench *b, const char **histogram, int option, con
         b->one_at_a_time = true;
         return true;
     case OPT_ACKS:
-        b->producer.acks = cli_word(b->cli, "acks", value, acks_words);
+        b->producer.acks = cli_word(b->cli, "acks", value, cli_acks_words);
         return b->producer.acks >= 0;
     case OPT_COMPRESSION:
-        b->producer.codec = cli_word(b->cli, "compression", value, codec_words);
+        b->producer.codec = cli_word(b->cli, "compression", value, cli_codec_words);
         return b->producer.codec >= 0;
     default:
         *histogram = value;

@@ -261,9 +261,6 @@ static int produce_run(struct produce *p)
     return cli_interrupted ? CLI_INTERRUPTED : rc == STI_OK ? CLI_OK : CLI_FAILED;
 }
 
-static const char *const acks_words[] = {"quorum", "leader", "none", NULL};
-static const char *const codec_words[] = {"none", "gzip", "snappy", "lz4", "zstd", NULL};
-
 /* @return false after saying what is wrong */
 static bool take_option(struct produce *p, int option, const char *value)
 {
@@ -300,11 +297,11 @@ static bool take_option(struct produce *p, int option, const char *value)
         ok = cli_number(cli, "duration-s", value, 0, 1000000000, &p->duration_s);
         break;
     case OPT_ACKS:
-        p->config.acks = cli_word(cli, "acks", value, acks_words);
+        p->config.acks = cli_word(cli, "acks", value, cli_acks_words);
         ok = p->config.acks >= 0;
         break;
     case OPT_COMPRESSION:
-        p->config.codec = cli_word(cli, "compression", value, codec_words);
+        p->config.codec = cli_word(cli, "compression", value, cli_codec_words);
         ok = p->config.codec >= 0;
         break;
     case OPT_LINGER:
