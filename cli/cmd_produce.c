@@ -211,6 +211,7 @@ static int produce_lines(struct produce *p)
 static int producer_open(struct produce *p)
 {
     p->config.timeout_ms = p->cli->timeout_ms;
+    p->config.flags = STI_PRODUCER_STOP_AT_FAILURE; /* what is stored is a beginning of the input */
     p->config.on_delivery = on_delivery;
     p->config.arg = p;
     int rc = sti_producer_new(&p->producer, p->cli->client, &p->config, &p->err);

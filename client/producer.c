@@ -169,6 +169,21 @@ static void batch_account(struct batch *b)
 }
 
 /* @thread poll thread. @locks producer->mu held, dropped meanwhile */
+static void purge_all(struct sti_producer *producer);
+
+/* Is this the failure that ends the producer? */
+static bool stops(struct sti_producer *producer, const struct sti_err *err)
+{
+    if (err == NULL || producer->stopped || producer->closing ||
+        (producer->config.flags & STI_PRODUCER_STOP_AT_FAILURE) == 0) {
+        return false;
+    }
+    producer->stopped = true;
+    producer->stop_err = *err;
+    return true;
+}
+
+/* @locks producer->mu held, dropped meanwhile */
 static void batch_report(struct batch *b, const Streamit__V1__ProduceResult *result,
                          const struct sti_err *err)
 {
@@ -186,6 +201,7 @@ static void batch_report(struct batch *b, const Streamit__V1__ProduceResult *res
                                     .replicas = result == NULL ? 0 : result->replicas,
                                     .replicas_synced =
                                         result == NULL ? 0 : result->replicas_synced};
+    bool last = stops(producer, err);
     if (producer->config.on_delivery != NULL) {
         producer->busy++;
         pthread_mutex_unlock(&producer->mu);
@@ -194,6 +210,9 @@ static void batch_report(struct batch *b, const Streamit__V1__ProduceResult *res
         producer->busy--; /* who called is busy as well */
     }
     batch_account(b);
+    if (last) {
+        purge_all(producer);
+    }
 }
 
 void producer_batch_end(struct batch *b, const Streamit__V1__ProduceResult *result,
@@ -493,7 +512,7 @@ static int window_wait(struct sti_producer *producer, uint64_t bytes, bool no_wa
 {
     uint64_t due = cl_due_us(producer->config.timeout_ms);
     bool in_time = true;
-    while (window_is_full(producer, bytes) && !producer->closing && in_time) {
+    while (window_is_full(producer, bytes) && !producer->closing && !producer->stopped && in_time) {
         if (no_wait || cl_on_poll_thread(producer->client)) {
             return sti_err_set(err, STI_E_WOULD_BLOCK, "the producer's window is full");
         }
@@ -501,7 +520,7 @@ static int window_wait(struct sti_producer *producer, uint64_t bytes, bool no_wa
         in_time = cl_cond_wait_until(&producer->room, &producer->mu, due);
         producer->waiting--;
     }
-    if (!in_time && !producer->closing && window_is_full(producer, bytes)) {
+    if (!in_time && !producer->closing && !producer->stopped && window_is_full(producer, bytes)) {
         (void)sti_err_set(err, STI_E_TIMED_OUT,
                           "no room in the producer's window of %llu bytes and %u records for %u ms",
                           (unsigned long long)producer->config.window_bytes,
@@ -574,6 +593,23 @@ static int record_append(struct partition *part, const struct sti_producer_recor
     return STI_OK;
 }
 
+/* Takes the producer no more records? */
+static int over(const struct sti_producer_topic *topic, struct sti_err *err)
+{
+    const struct sti_producer *producer = topic->producer;
+    int rc = STI_OK;
+    if (producer->stopped) {
+        rc = sti_err_set(err, producer->stop_err.code, "%s", producer->stop_err.msg);
+    } else if (producer->closing) {
+        rc = sti_err_set(err, STI_E_CANCELLED, "topic %s: the producer is being closed",
+                         topic->topic->name);
+    }
+    if (rc != STI_OK && err != NULL) {
+        err->traits = 0; /* the record was not taken */
+    }
+    return rc;
+}
+
 /* The rarer part of a send: room has to be waited for, a batch is full, or one may go at once.
  * @locks producer->mu held, dropped meanwhile */
 static int send_slow(struct sti_producer_topic *topic, const struct sti_producer_record *record,
@@ -584,13 +620,7 @@ static int send_slow(struct sti_producer_topic *topic, const struct sti_producer
     bool full;
     do { /* closing a full batch drops the lock: others may have taken the room meanwhile */
         int rc = window_wait(producer, bytes, (record->flags & STI_SEND_NO_WAIT) != 0, err);
-        if (rc == STI_OK && producer->closing) {
-            rc = sti_err_set(err, STI_E_CANCELLED, "topic %s: the producer is being closed",
-                             topic->topic->name);
-            if (err != NULL) {
-                err->traits = 0; /* the record was not taken */
-            }
-        }
+        rc = rc == STI_OK ? over(topic, err) : rc;
         if (rc != STI_OK) {
             return rc;
         }
@@ -633,7 +663,7 @@ int sti_producer_send(struct sti_producer_topic *topic, const struct sti_produce
     }
     struct partition *part = topic->parts[rc];
     bool quick = part->open != NULL && !window_is_full(producer, bytes) && !producer->closing &&
-                 producer->flushing == 0 &&
+                 !producer->stopped && producer->flushing == 0 &&
                  sti_batch_builder_len(part->open->builder) + bytes <= limit;
     if (quick) { /* whoever may send the open batch has been told so when it was opened */
         rc = record_append(part, record, bytes, err);
@@ -675,6 +705,10 @@ static int config_check(const struct sti_producer_config *config, struct sti_err
                            "producer: max_in_flight %u, window_records %u, timeout_ms %u: none may "
                            "be 0",
                            config->max_in_flight, config->window_records, config->timeout_ms);
+    }
+    if ((config->flags & ~STI_PRODUCER_STOP_AT_FAILURE) != 0) {
+        return sti_err_set(err, STI_E_INVALID_ARGUMENT, "producer: flags %#x are not known",
+                           config->flags & ~STI_PRODUCER_STOP_AT_FAILURE);
     }
     return STI_OK;
 }
@@ -874,12 +908,17 @@ static void purge_queued(struct partition *part)
     purge_list(part, &open, BATCH_OPEN);
 }
 
+static void purge_all(struct sti_producer *producer)
+{
+    for_all(producer, purge_queued);
+}
+
 void sti_producer_purge(struct sti_producer *producer, uint32_t what)
 {
     pthread_mutex_lock(&producer->mu);
     producer->busy++;
     if ((what & STI_PURGE_QUEUED) != 0) {
-        for_all(producer, purge_queued);
+        purge_all(producer);
     }
     if ((what & STI_PURGE_IN_FLIGHT) != 0) {
         producer_streams_cancel(producer);

@@ -154,6 +154,8 @@ struct sti_producer {
     uint32_t
         busy; /* alarms that have not fired, and work without the lock: a close waits for them */
     bool closing;
+    bool stopped; /* at a failure, see STI_PRODUCER_STOP_AT_FAILURE: nothing more is sent */
+    struct sti_err stop_err;
     bool moved; /* a partition has gone to another stream, which must look at it */
 };
 

@@ -97,7 +97,8 @@ static struct partition *ready_pop(struct pstream *s)
 static bool may_send(struct partition *part)
 {
     uint32_t most = part->failures > 0 ? 1u : part->topic->producer->config.max_in_flight;
-    return !part->failed && !part->backing_off && part->under_way < most && producer_has(part);
+    return !part->topic->producer->stopped && !part->failed && !part->backing_off &&
+           part->under_way < most && producer_has(part);
 }
 
 void producer_kick(struct partition *part)
@@ -486,8 +487,8 @@ static bool row_failed(struct batch *b, const struct cl_failure *failure)
     struct partition *part = b->part;
     bool refused =
         failure->err.code == STI_E_PRECONDITION && (failure->err.traits & STI_TRAIT_RETRIABLE) != 0;
-    bool again =
-        cl_may_retry(failure->err.traits, false) && !b->reported && !part->topic->producer->closing;
+    bool again = cl_may_retry(failure->err.traits, false) && !b->reported &&
+                 !part->topic->producer->closing && !part->topic->producer->stopped;
     part->failed = true;
     part->resume_id = b->id > part->resume_id ? b->id : part->resume_id;
     if (!refused && again) {

@@ -3,7 +3,7 @@
  *
  *     client SERVERS [KEY=N ...]           timeout_ms backoff_min_ms backoff_max_ms refresh_ms
  *     producer [KEY=N ...]                 acks linger_ms batch_bytes window_bytes window_records
- *                                          timeout_ms max_in_flight codec resend spread
+ *                                          timeout_ms max_in_flight flags codec resend spread
  *     topic NAME                           the one that is sent to
  *     send COUNT PARTITION PREFIX [SIZE]   values PREFIX0, PREFIX1, ...; waits for room
  *     try COUNT PARTITION PREFIX           the same without waiting
@@ -142,6 +142,7 @@ static int producer_make(char **words, struct sti_err *err)
     config.window_bytes = number(words, "window_bytes", config.window_bytes);
     config.window_records = (uint32_t)number(words, "window_records", config.window_records);
     config.timeout_ms = (uint32_t)number(words, "timeout_ms", config.timeout_ms);
+    config.flags = (uint32_t)number(words, "flags", config.flags);
     config.max_in_flight = (uint32_t)number(words, "max_in_flight", config.max_in_flight);
     config.partition = number(words, "spread", 0) == 1 ? by_last_digit : NULL;
     config.on_delivery = on_delivery;

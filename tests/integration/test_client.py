@@ -72,6 +72,26 @@ class Producing(Case):
             self.assertEqual([reports[n][2] for n in stored], list(range(len(stored))))
         driver.end()
 
+    def test_a_producer_may_stop_at_its_first_failure(self):
+        """What is stored then is a beginning of what was sent, also with several batches under way."""
+        for refusal in (DISK_FULL, (pb.CORRUPT_BATCH, {"message": "no batch"})):
+            server = self.server()
+            rows = []
+            server.answer_delay = 0.002
+            server.on_row = lambda row, rows=rows, refusal=refusal: rows.append(row) or (refusal if len(rows) == 20 else None)
+            driver = self.producer(server, {"backoff_min_ms": 1, "backoff_max_ms": 4}, batch_bytes=220, flags=1)
+            name = pb.ErrorCode.Name(refusal[0])
+            self.assertIn(driver("send", 500, 0, "v"), ("ok", name))
+            driver.ok("flush", 60000)
+            reports = driver.reports()
+            stored = [n for n in sorted(reports) if reports[n][0] == "OK"]
+            self.assertEqual(server.values(), [f"v{n}" for n in stored])
+            self.assertEqual(stored, list(range(len(stored))), "something is stored behind what is not")
+            self.assertIn(name, {r[0] for r in reports.values()})
+            self.assertEqual({r[0] for r in reports.values()} - {"OK", name, "CANCELLED", "PRECONDITION"}, set())
+            self.assertEqual(driver("send", 1, 0, "w"), name, "it takes no more records")
+            driver.end()
+
     def test_several_batches_travel_at_a_time(self):
         server = self.server()
         server.answer_delay = 0.02

@@ -135,6 +135,12 @@ struct sti_delivery {
 
 struct sti_producer_record;
 
+/* The first report of a failure ends the producer: nothing is sent any more, in no partition, not
+ * even what a server had refused meanwhile because of that failure. So of what was sent to a
+ * partition nothing is stored behind a record that is not. What had not been sent is reported with
+ * STI_E_CANCELLED, and sti_producer_send returns that first failure from then on. */
+#define STI_PRODUCER_STOP_AT_FAILURE 0x1u
+
 struct sti_producer_config {
     uint32_t struct_size;
     int acks;              /* enum sti_producer_acks; quorum                               */
@@ -150,7 +156,7 @@ struct sti_producer_config {
                               would pass it waits; 32 MiB                                  */
     uint32_t timeout_ms;   /* from the send of a record to its delivery report, with all
                               retries; 30000                                               */
-    uint32_t reserved;
+    uint32_t flags;        /* STI_PRODUCER_*; 0                                            */
     void (*on_delivery)(void *arg, const struct sti_delivery *delivery); /* may be NULL      */
     void *arg;
     uint32_t max_in_flight;      /* batches of a partition under way at a time; 5               */
@@ -214,7 +220,8 @@ STI_CLIENT_API uint64_t sti_producer_topic_message_bytes_max(struct sti_producer
  *
  * @return STI_OK; STI_E_WOULD_BLOCK; STI_E_TIMED_OUT (no room in the window for timeout_ms; the
  * record was not taken); STI_E_UNKNOWN_PARTITION; STI_E_MESSAGE_TOO_LARGE (more than 2^31 bytes);
- * STI_E_NO_MEMORY; STI_E_CANCELLED (the producer is closing) */
+ * STI_E_NO_MEMORY; STI_E_CANCELLED (the producer is closing); with STI_PRODUCER_STOP_AT_FAILURE
+ * what ended it */
 STI_CLIENT_API int sti_producer_send(struct sti_producer_topic *topic,
                                      const struct sti_producer_record *record, struct sti_err *err);
 
