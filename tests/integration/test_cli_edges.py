@@ -302,7 +302,7 @@ class Manual(Edge):
         script = f"""
 source {shlex.quote(os.path.join(harness.ROOT, "cli", "completions", "streamit"))}
 COMP_LINE={shlex.quote(line)}
-read -ra COMP_WORDS <<<"$COMP_LINE"
+read -ra COMP_WORDS <<<"${{COMP_LINE//=/ = }}"  # as bash breaks words
 [[ $COMP_LINE == *" " ]] && COMP_WORDS+=("")
 COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
 compopt() {{ :; }}
@@ -332,6 +332,8 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         self.assertEqual(self.complete("streamit consume --from b"), ["beginning"])
         self.assertEqual(self.complete("streamit consume --topic "), [], "nobody to ask: silently nothing")
         self.assertEqual(self.complete("streamit consume --count "), [])
+        self.assertEqual(self.complete("streamit create-topic --config flush.policy="), ["commit", "interval", "onroll"])
+        self.assertEqual(self.complete("streamit create-topic --config message.timestamp.type=L"), ["LogAppendTime"])
         node = self.node().start()
         self.cli(node, "create-topic", "--name", "orders")
         self.cli(node, "create-topic", "--name", "audit")
