@@ -172,8 +172,8 @@ static int run(struct cli *cli, int argc, char **argv)
 }
 
 /* What the network brings is a block of memory for each read. Kept at hand, a block costs nothing;
- * given back to the kernel and asked for again, it costs a fault for each of its pages, which is
- * most of what reading costs a client (docs/client.md, Throughput). */
+ * given back to the kernel and asked for again, it costs a fault for each of its pages, about a
+ * tenth of what a client's CPU does (docs/client.md, Throughput). */
 static void keep_memory(void)
 {
     enum { MMAP_BYTES = 256 << 20, TRIM_BYTES = 512 << 20 };
