@@ -1,5 +1,5 @@
 /* bugs.h -- the bugs that are planted, by name. The list stands once more in CMakeLists.txt, which
- * builds a plugin for each, and in tests/test_mutants.py, which knows who must catch it.
+ * builds a plugin for each, and in test_mutants.py, which knows who must catch it.
  */
 #ifndef STREAMIT_CONFORM_BUGS_H
 #define STREAMIT_CONFORM_BUGS_H
@@ -33,7 +33,23 @@ enum bug {
     BUG_topic_id_ignored,      /* open finds the partition of another topic of that name */
     BUG_trim_too_much,         /* trim drops one segment more */
     BUG_truncate_leaves_batch, /* truncate leaves one batch too many */
-    BUG_would_block_always     /* reads that may wait end with WOULD_BLOCK */
+    BUG_would_block_always,    /* reads that may wait end with WOULD_BLOCK */
+
+    BUG_peer_answer_short,        /* the last slice of an answer is missing */
+    BUG_peer_cancel_ignored,      /* a cancelled call goes on */
+    BUG_peer_cluster_ignored,     /* a node of another cluster is taken */
+    BUG_peer_done_after_hang_up,  /* `done` of a cancelled call comes late */
+    BUG_peer_done_twice,          /* `done` comes twice */
+    BUG_peer_down_untold,         /* `state` is never told of DOWN */
+    BUG_peer_lost_as_unavailable, /* a lost call says that nothing was sent */
+    BUG_peer_node_ignored,        /* whoever is at the address is taken */
+    BUG_peer_order_swapped,       /* a call now and then overtakes the one before it */
+    BUG_peer_reference_dropped,   /* one reference of a request's slice is dropped once more */
+    BUG_peer_reference_kept,      /* and one is never dropped */
+    BUG_peer_sentence_lost,       /* a handler's sentence does not arrive */
+    BUG_peer_timeout_early,       /* a timeout comes after half of its time */
+    BUG_peer_timeout_ignored,     /* and it never does */
+    BUG_peer_withdraw_early       /* withdraw does not wait for the handler that runs */
 };
 
 #endif /* STREAMIT_CONFORM_BUGS_H */
