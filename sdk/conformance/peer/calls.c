@@ -54,7 +54,7 @@ PEE_CASE(order)
     pee_world_start(cfm, &w);
     uint32_t window = pee_info(&w.one).calls_max;
     window = window < ORDERED ? window : ORDERED;
-    w.service.numbered = true;
+    atomic_store(&w.service.numbered, true);
     for (uint32_t i = 0; i < ORDERED; i++) {
         uint32_t number = i + 1;
         if (i >= window) {
@@ -153,12 +153,13 @@ PEE_CASE(later)
 
 /* ---- whose memory it is --------------------------------------------------------------------- */
 
-static struct pee_bytes *served; /* what "owned" answers with */
+static struct pee_bytes *_Atomic served; /* what "owned" answers with */
 
 static void handle_owned(void *ctx, struct sti_peer_incoming *incoming)
 {
     const struct sti_peer *vt = ctx;
-    struct sti_slice slices[3] = {pee_slice(served, 0, 100), pee_slice(served, 100, 70000),
+    struct pee_bytes *bytes = atomic_load(&served);
+    struct sti_slice slices[3] = {pee_slice(bytes, 0, 100), pee_slice(bytes, 100, 70000),
                                   sti_slice_borrow("end", 3)};
     vt->respond(incoming, STI_OK, NULL, slices, 3);
 }
@@ -176,7 +177,7 @@ PEE_CASE(released)
                                      .ctx = (void *)(uintptr_t)pee_vt(&w.two)};
     CFM_STATUS(pee_vt(&w.two)->serve(w.two.subject.self, &owned, &err), STI_OK);
     struct pee_bytes *bytes = pee_bytes(100000, 3);
-    served = pee_bytes(70100, 4);
+    atomic_store(&served, pee_bytes(70100, 4));
     struct sti_slice slices[2] = {pee_slice(bytes, 0, 60000), pee_slice(bytes, 60000, 40000)};
     for (unsigned i = 0; i < KEPT; i++) {
         CFM_STATUS(pee_begin_slices(&w.link, &calls[i], "test", i % 2 == 0 ? "echo" : "hold",
@@ -204,7 +205,7 @@ PEE_CASE(released)
     CFM_STATUS(pee_vt(&w.two)->withdraw(w.two.subject.self, "owned", &err), STI_OK);
     pee_world_stop(&w);
     pee_unref(bytes);
-    pee_unref(served);
+    pee_unref(atomic_load(&served));
 }
 
 struct keeper {
@@ -350,7 +351,7 @@ PEE_CASE(connections)
     for (unsigned i = 0; i < LINKS; i++) {
         pee_hang_up(&links[i]);
     }
-    PEE_UNTIL(cfm, w.service.held_count > 0, "a call was not handled");
+    PEE_UNTIL(cfm, pee_held(&w.service) > 0, "a call was not handled");
     pee_release(&w.service);
     CFM_STATUS(pee_wait(cfm, &held), STI_OK);
     pee_call_free(&held);

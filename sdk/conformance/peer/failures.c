@@ -9,14 +9,6 @@
 
 enum { SHORT_MS = 150, UNDER_WAY = 50, RANDOM_CALLS = 600, RANDOM_WINDOW = 64 };
 
-static unsigned held_count(struct pee_service *s)
-{
-    pthread_mutex_lock(&s->mu);
-    unsigned count = s->held_count;
-    pthread_mutex_unlock(&s->mu);
-    return count;
-}
-
 PEE_CASE(timeout)
 {
     struct pee_world w;
@@ -28,7 +20,7 @@ PEE_CASE(timeout)
     uint64_t took_us = sti_now_us(w.one.host) - since_us;
     CFM_EXPECT(took_us >= SHORT_MS * 1000u, "a timeout of %d ms came after %" PRIu64 " us",
                SHORT_MS, took_us);
-    PEE_UNTIL(cfm, held_count(&w.service) == 2, "the calls were not handled");
+    PEE_UNTIL(cfm, pee_held(&w.service) == 2, "the calls were not handled");
     pee_release(&w.service); /* the answer of the first is dropped */
     CFM_STATUS(pee_wait(cfm, &patient), STI_OK);
     pee_echo(cfm, &w.link, 100);
@@ -49,7 +41,7 @@ PEE_CASE(cancel)
     pee_world_start(cfm, &w);
     CFM_STATUS(pee_begin(&w.link, &other, "hold", "o", 1, 0), STI_OK);
     CFM_STATUS(pee_begin(&w.link, &call, "hold", "x", 1, 60000), STI_OK);
-    PEE_UNTIL(cfm, held_count(&w.service) == 2, "the calls were not handled");
+    PEE_UNTIL(cfm, pee_held(&w.service) == 2, "the calls were not handled");
     CFM_CHECK(w.link.vt->cancel(w.link.connection, &call.call));
     CFM_STATUS(pee_wait(cfm, &call), STI_E_CANCELLED);
     CFM_EXPECT(!w.link.vt->cancel(w.link.connection, &call.call), "a call was cancelled twice");
@@ -92,7 +84,7 @@ PEE_CASE(sever)
     for (unsigned i = 0; i < UNDER_WAY; i++) {
         CFM_STATUS(pee_begin(&w.link, &calls[i], "hold", &i, sizeof i, 0), STI_OK);
     }
-    PEE_UNTIL(cfm, held_count(&w.service) == UNDER_WAY, "the calls were not handled");
+    PEE_UNTIL(cfm, pee_held(&w.service) == UNDER_WAY, "the calls were not handled");
     w.link.vt->sever(w.link.connection);
     for (unsigned i = 0; i < UNDER_WAY; i++) {
         CFM_STATUS(pee_wait(cfm, &calls[i]), STI_E_CONNECTION_LOST);
@@ -101,7 +93,7 @@ PEE_CASE(sever)
         pee_call_free(&calls[i]);
     }
     PEE_UNTIL(cfm, atomic_load(&w.link.downs) > 0, "`state` was not told that it broke");
-    CFM_STATUS(w.link.why.code, STI_E_CONNECTION_LOST);
+    CFM_STATUS(pee_why(&w.link).code, STI_E_CONNECTION_LOST);
     PEE_UNTIL(cfm, atomic_load(&w.link.ups) == 2, "it was not connected anew");
     pee_echo(cfm, &w.link, 100);
     CFM_EXPECT(atomic_load(&w.service.begun) == UNDER_WAY + 1, "a call was delivered again");
@@ -133,9 +125,9 @@ PEE_CASE(unreachable)
     rc = rc == STI_OK ? pee_wait(cfm, &call) : rc;
     CFM_STATUS(rc, STI_E_UNAVAILABLE);
     PEE_UNTIL(cfm, atomic_load(&link.downs) > 0, "`state` was not told that nobody is there");
-    CFM_STATUS(link.why.code, STI_E_UNAVAILABLE);
-    CFM_EXPECT(strstr(link.why.msg, w.address) != NULL, "the address is not named: %s",
-               link.why.msg);
+    CFM_STATUS(pee_why(&link).code, STI_E_UNAVAILABLE);
+    CFM_EXPECT(strstr(pee_why(&link).msg, w.address) != NULL, "the address is not named: %s",
+               pee_why(&link).msg);
     PEE_UNTIL(cfm, atomic_load(&link.downs) >= 3, "it does not try again");
     CFM_EQ(atomic_load(&link.ups), 0);
     pee_hang_up(&link);
@@ -181,7 +173,7 @@ static void refused(struct cfm *cfm, struct pee_world *w, unsigned cluster, int3
     CFM_EXPECT(strstr(call.err.msg, named) != NULL, "the refusal does not name %s: %s", named,
                call.err.msg);
     PEE_UNTIL(cfm, atomic_load(&link.downs) >= 2, "it does not try again");
-    CFM_STATUS(link.why.code, status);
+    CFM_STATUS(pee_why(&link).code, status);
     CFM_EQ(atomic_load(&link.ups), 0);
     CFM_EXPECT(atomic_load(&w->service.begun) == begun, "a refused node's call was handled");
     pee_hang_up(&link);
@@ -248,7 +240,7 @@ PEE_CASE(killed)
         pee_call_free(&calls[i]);
     }
     PEE_UNTIL(cfm, atomic_load(&link.downs) >= 2, "it does not try again");
-    CFM_STATUS(link.why.code, STI_E_UNAVAILABLE);
+    CFM_STATUS(pee_why(&link).code, STI_E_UNAVAILABLE);
     pee_hang_up(&link);
     cfm_node_stop(&one);
 }

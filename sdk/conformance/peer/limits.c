@@ -6,14 +6,6 @@
 
 #include "peer_suite.h"
 
-static unsigned held_count(struct pee_service *s)
-{
-    pthread_mutex_lock(&s->mu);
-    unsigned count = s->held_count;
-    pthread_mutex_unlock(&s->mu);
-    return count;
-}
-
 PEE_CASE(no_service)
 {
     struct pee_world w;
@@ -40,7 +32,7 @@ PEE_CASE(withdraw)
     CFM_STATUS(w.service.vt->withdraw(w.service.self, "nothing", &err), STI_E_NOT_FOUND);
     pee_serve(&other, &w.two, "other");
     CFM_STATUS(pee_begin(&w.link, &held, "hold", "kept", 4, 0), STI_OK);
-    PEE_UNTIL(cfm, held_count(&w.service) == 1, "the call was not handled");
+    PEE_UNTIL(cfm, pee_held(&w.service) == 1, "the call was not handled");
     pee_withdraw(&w.service);
     CFM_STATUS(w.service.vt->withdraw(w.service.self, "test", &err), STI_E_NOT_FOUND);
     CFM_STATUS(pee_call(cfm, &w.link, &call, "echo", "x", 1, 0), STI_E_UNAVAILABLE);
@@ -157,8 +149,8 @@ PEE_CASE(calls_max)
     CFM_EXPECT((calls[max].err.traits & STI_TRAIT_RETRIABLE) != 0, "it may be tried again");
     pee_connect(cfm, &other, &w.one, 2, w.address);
     pee_echo(cfm, &other, 100); /* a bound of one connection */
-    PEE_UNTIL(cfm, held_count(&w.service) == max, "%u of %u calls were handled",
-              held_count(&w.service), max);
+    PEE_UNTIL(cfm, pee_held(&w.service) == max, "%u of %u calls were handled", pee_held(&w.service),
+              max);
     pee_release(&w.service);
     for (uint32_t i = 0; i < max; i++) {
         CFM_STATUS(pee_wait(cfm, &calls[i]), STI_OK);
@@ -225,7 +217,7 @@ PEE_CASE(drain)
     for (unsigned i = 0; i < 20; i++) {
         CFM_STATUS(pee_begin(&w.link, &calls[i], "hold", &i, sizeof i, 0), STI_OK);
     }
-    PEE_UNTIL(cfm, held_count(&w.service) == 20, "the calls were not handled");
+    PEE_UNTIL(cfm, pee_held(&w.service) == 20, "the calls were not handled");
     pee_withdraw(&w.service);
     CFM_EQ(pthread_create(&thread, NULL, release_soon, &w.service), 0);
     cfm_node_stop(&w.two);

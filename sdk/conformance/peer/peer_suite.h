@@ -28,7 +28,8 @@ struct pee_link {
     struct sti_peer_connection *connection;
     atomic_uint ups, downs, inside;
     atomic_int state;
-    struct sti_err why; /* of the last DOWN; read it when `downs` has moved */
+    pthread_mutex_t mu;
+    struct sti_err why; /* of the last DOWN; mu */
 };
 
 /* A service. Its methods: "echo" answers with the request, "drop" with nothing, "twice" with the
@@ -41,8 +42,8 @@ struct pee_service {
     const char *name;
     atomic_uint begun, inside, overlapped, out_of_order;
     atomic_int from_node;
-    uint32_t last; /* number that the request of "echo" began with */
-    bool numbered; /* look at them: ascending */
+    uint32_t last;        /* number that the request of "echo" began with */
+    atomic_bool numbered; /* look at them: ascending */
     pthread_mutex_t mu;
     struct sti_peer_incoming *held[PEE_HELD_MAX];
     unsigned held_count;
@@ -84,6 +85,8 @@ const char *const *pee_at(const struct cfm *cfm, const char *address);
 
 void pee_serve(struct pee_service *service, const struct cfm_node *node, const char *name);
 void pee_withdraw(struct pee_service *service);
+/* How many calls are held. */
+unsigned pee_held(struct pee_service *service);
 /* Answer what is held: those from `from` on, in order, with their requests. */
 void pee_release(struct pee_service *service);
 
@@ -93,6 +96,8 @@ void pee_dial(struct pee_link *link, const struct cfm_node *node, int32_t node_i
 void pee_connect(struct cfm *cfm, struct pee_link *link, const struct cfm_node *node,
                  int32_t node_id, const char *address);
 void pee_hang_up(struct pee_link *link);
+/* Why it was last DOWN. */
+struct sti_err pee_why(struct pee_link *link);
 
 /* Make a call of service "test". @return what call returned */
 int pee_begin(struct pee_link *link, struct pee_call *call, const char *method, const void *data,

@@ -183,7 +183,7 @@ static void handle(void *ctx, struct sti_peer_incoming *incoming)
     CFM_EXPECT(strcmp(incoming->service, s->name) == 0, "service %s was given a call of %s",
                s->name, incoming->service);
     atomic_store(&s->from_node, incoming->from_node);
-    if (s->numbered) {
+    if (atomic_load(&s->numbered)) {
         uint32_t number = number_of(incoming);
         if (number != s->last + 1) {
             (void)atomic_fetch_add(&s->out_of_order, 1);
@@ -215,6 +215,14 @@ void pee_withdraw(struct pee_service *s)
 {
     struct sti_err err = {0};
     CFM_STATUS(s->vt->withdraw(s->self, s->name, &err), STI_OK);
+}
+
+unsigned pee_held(struct pee_service *s)
+{
+    pthread_mutex_lock(&s->mu);
+    unsigned count = s->held_count;
+    pthread_mutex_unlock(&s->mu);
+    return count;
 }
 
 void pee_release(struct pee_service *s)
@@ -249,7 +257,9 @@ static void on_state(void *ctx, struct sti_peer_connection *connection, int stat
     } else {
         CFM_EXPECT(err != NULL && err->code != STI_OK && err->msg[0] != '\0',
                    "a connection is DOWN, and nothing says why");
+        pthread_mutex_lock(&link->mu);
         link->why = *err;
+        pthread_mutex_unlock(&link->mu);
         (void)atomic_fetch_add(&link->downs, 1);
     }
     (void)atomic_fetch_sub(&link->inside, 1);
@@ -265,6 +275,7 @@ void pee_dial(struct pee_link *link, const struct cfm_node *node, int32_t node_i
                                  .state = on_state,
                                  .ctx = link};
     memset(link, 0, sizeof *link);
+    pthread_mutex_init(&link->mu, NULL);
     link->vt = pee_vt(node);
     int rc = link->vt->dial(node->subject.self, &args, &link->connection, &err);
     CFM_EXPECT(rc == STI_OK && link->connection != NULL, "dial %s: %s: %s", address,
@@ -276,7 +287,15 @@ void pee_connect(struct cfm *cfm, struct pee_link *link, const struct cfm_node *
 {
     pee_dial(link, node, node_id, address);
     PEE_UNTIL(cfm, atomic_load(&link->ups) > 0, "%s was not connected within %u s: %s", address,
-              cfm->answer_s, link->why.msg);
+              cfm->answer_s, pee_why(link).msg);
+}
+
+struct sti_err pee_why(struct pee_link *link)
+{
+    pthread_mutex_lock(&link->mu);
+    struct sti_err why = link->why;
+    pthread_mutex_unlock(&link->mu);
+    return why;
 }
 
 void pee_hang_up(struct pee_link *link)
