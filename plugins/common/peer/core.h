@@ -40,6 +40,7 @@ struct pco_link {
     bool greeted;                /* receiving thread: hello came, and was taken */
     bool refused;                /* receiving thread: it was not */
     uint64_t payload_max;        /* that both sides take; set with `greeted` */
+    bool listed;                 /* is one of core->links, until it is freed */
     struct pco_link *next, **at; /* core->mu */
 
     pthread_mutex_t mu;

@@ -24,6 +24,7 @@ static void enlist(struct pco_link *link)
         link->next->at = &link->next;
     }
     core->links = link;
+    link->listed = true;
     core->link_count++;
 }
 
@@ -53,7 +54,7 @@ void pco_link_unref(struct pco_link *link)
     }
     struct pco *core = link->core;
     pthread_mutex_destroy(&link->mu);
-    if (link->at == NULL) { /* was never taken */
+    if (!link->listed) { /* was never taken */
         core->ops->free(link);
         return;
     }
