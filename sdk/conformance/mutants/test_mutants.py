@@ -48,11 +48,11 @@ CAUGHT_BY = {
     "truncate_leaves_batch": (["truncate"], r"truncate|written_end", None),
     "would_block_always": (["append_and_read"], r"a read that may wait ended with WOULD_BLOCK", None),
     "peer_answer_short": (["sizes"], r"came back as \d+, or others", None),
-    "peer_cancel_ignored": (["cancel"], r"`done` was not called within 1 s", 1),
+    "peer_cancel_ignored": (["cancel"], r"`done` was not called within 3 s", 3),
     "peer_cluster_ignored": (["other_cluster"], r"is OK, expected PERMISSION_DENIED", None),
     "peer_done_after_hang_up": (["hang_up"], r"hang_up returned before a `done`", None),
     "peer_done_twice": (["call"], r"`done` of a call was called twice", None),
-    "peer_down_untold": (["sever"], r"`state` was not told that it broke", 1),
+    "peer_down_untold": (["sever"], r"`state` was not told that it broke", 3),
     "peer_lost_as_unavailable": (["sever"], r"is UNAVAILABLE, expected CONNECTION_LOST", None),
     "peer_node_ignored": (["other_node"], r"is OK, expected PRECONDITION", None),
     "peer_order_swapped": (["order"], r"handlers began out of order", None),
@@ -60,7 +60,7 @@ CAUGHT_BY = {
     "peer_reference_kept": (["released"], r"references are still held", None),
     "peer_sentence_lost": (["call"], r"the handler's sentence is lost", None),
     "peer_timeout_early": (["timeout"], r"a timeout of 150 ms came after \d+ us", None),
-    "peer_timeout_ignored": (["timeout"], r"`done` was not called within 1 s", 1),
+    "peer_timeout_ignored": (["timeout"], r"`done` was not called within 3 s", 3),
     "peer_withdraw_early": (["withdraw_waits"], r"withdraw returned while a handler ran", None),
 }
 
