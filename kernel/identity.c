@@ -44,14 +44,15 @@ static int sync_folder(const char *path, struct sti_err *err)
                : sti_err_set(err, STI_E_IO, "folder %s: cannot sync it: %s", path, strerror(cause));
 }
 
-/* Make the folder and those above it; each new name is made durable in its parent. */
-static int make_folder(const char *path, struct sti_err *err)
+/* Make the folder and those above it; out->made says from where on they are new. */
+static int make_folder(const char *path, struct krn_identity *out, struct sti_err *err)
 {
-    char part[PATH_MAX], parent[PATH_MAX] = "/";
+    char part[PATH_MAX];
     if ((size_t)snprintf(part, sizeof part, "%s", path) >= sizeof part) {
         return sti_err_set(err, STI_E_IO, "data folder %.100s...: the path is too long", path);
     }
     for (char *slash = part + 1;; slash++) {
+        const char *name = path + (slash - part);
         slash = strchr(slash, '/');
         if (slash != NULL) {
             *slash = '\0';
@@ -62,15 +63,31 @@ static int make_folder(const char *path, struct sti_err *err)
                                strerror(errno));
         }
         STI_CRASH_POINT("identity.after_mkdir");
-        if (rc == 0 && sync_folder(parent, err) != STI_OK) {
-            return STI_E_IO;
-        }
+        out->made = rc == 0 && out->made == NULL ? name : out->made;
         if (slash == NULL) {
             return STI_OK;
         }
-        memcpy(parent, part, sizeof parent);
         *slash = '/';
     }
+}
+
+/* Make the names of the new folders durable, each in the folder above it. */
+static int sync_names(const struct krn_identity *identity, struct sti_err *err)
+{
+    char parent[PATH_MAX];
+    int status = STI_OK;
+    /* A life before may have made the folder, and ended before this. */
+    const char *last = strrchr(identity->data_dir, '/') + 1;
+    for (const char *name = identity->made == NULL ? last : identity->made;
+         name != NULL && status == STI_OK;) {
+        size_t len = (size_t)(name - identity->data_dir);
+        memcpy(parent, identity->data_dir, len); /* ends with its '/' */
+        parent[len] = '\0';
+        status = sync_folder(parent, err);
+        name = strchr(name, '/');
+        name = name == NULL ? NULL : name + 1;
+    }
+    return status;
 }
 
 static int take_lock(const char *data_dir, int dir_fd, int *lock_fd, struct sti_err *err)
@@ -183,11 +200,10 @@ static int parse(const char *data_dir, const char *text, int32_t node_id, struct
     return STI_OK;
 }
 
-static int write_new(const char *data_dir, int dir_fd, int32_t node_id, struct krn_identity *out,
-                     struct sti_err *err)
+static int choose_new(const char *data_dir, int32_t node_id, struct krn_identity *out,
+                      struct sti_err *err)
 {
     unsigned char id[KRN_CLUSTER_ID_LEN / 2];
-    char text[TEXT_BYTES_MAX];
     if (getrandom(id, sizeof id, 0) != (ssize_t)sizeof id) {
         return sti_err_set(err, STI_E_IO, "data folder %s: no random bytes for a cluster id",
                            data_dir);
@@ -197,8 +213,15 @@ static int write_new(const char *data_dir, int dir_fd, int32_t node_id, struct k
     }
     out->node_id = node_id;
     out->created = 1;
+    return STI_OK;
+}
+
+/* @return 0 or an errno */
+static int write_new(const struct krn_identity *identity, int dir_fd)
+{
+    char text[TEXT_BYTES_MAX];
     int len = snprintf(text, sizeof text, "format_version=%d\ncluster_id=%s\nnode_id=%" PRId32 "\n",
-                       KRN_IDENTITY_FORMAT, out->cluster_id, node_id);
+                       KRN_IDENTITY_FORMAT, identity->cluster_id, identity->node_id);
     uint32_t sum = krn_identity_sum(text, (size_t)len);
     len += snprintf(text + len, sizeof text - (size_t)len, "%s%08" PRIx32 "\n", checksum_key, sum);
     int fd = openat(dir_fd, "identity.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
@@ -215,6 +238,23 @@ static int write_new(const char *data_dir, int dir_fd, int32_t node_id, struct k
         cause = errno;
     }
     STI_CRASH_POINT("identity.after_rename");
+    return cause;
+}
+
+int krn_identity_settle(const struct krn_identity *identity, struct sti_err *err)
+{
+    const char *data_dir = identity->data_dir;
+    if (identity->created == 0) {
+        return STI_OK;
+    }
+    if (sync_names(identity, err) != STI_OK) {
+        return STI_E_IO;
+    }
+    int dir_fd = open(data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int cause = dir_fd < 0 ? errno : write_new(identity, dir_fd);
+    if (dir_fd >= 0) {
+        (void)close(dir_fd);
+    }
     if (cause != 0) {
         return sti_err_set(err, STI_E_IO, "data folder %s: cannot write its file identity: %s",
                            data_dir, strerror(cause));
@@ -228,7 +268,7 @@ static int read_or_make(const char *data_dir, int dir_fd, int32_t node_id, struc
     char text[TEXT_BYTES_MAX];
     int fd = openat(dir_fd, "identity", O_RDONLY | O_CLOEXEC);
     if (fd < 0 && errno == ENOENT) {
-        return write_new(data_dir, dir_fd, node_id, out, err);
+        return choose_new(data_dir, node_id, out, err);
     }
     ssize_t len = fd < 0 ? -1 : pread(fd, text, sizeof text - 1, 0);
     int cause = errno;
@@ -246,8 +286,8 @@ static int read_or_make(const char *data_dir, int dir_fd, int32_t node_id, struc
 int krn_identity_open(const char *data_dir, int32_t node_id, struct krn_identity *out,
                       struct sti_err *err)
 {
-    *out = (struct krn_identity){.lock_fd = -1, .node_id = node_id};
-    int status = make_folder(data_dir, err);
+    *out = (struct krn_identity){.lock_fd = -1, .node_id = node_id, .data_dir = data_dir};
+    int status = make_folder(data_dir, out, err);
     if (status != STI_OK) {
         return status;
     }

@@ -244,6 +244,18 @@ static int start_one(struct krn_lifecycle *life, struct krn_instance *item, stru
                        cause.msg[0] == '\0' ? sti_status_text(status) : cause.msg);
 }
 
+void krn_lifecycle_unwind(struct krn_lifecycle *life)
+{
+    struct sti_err later = {0};
+    if (krn_lifecycle_stop(life, UNWIND_MS, &later) == STI_OK) {
+        krn_lifecycle_destroy(life);
+        return;
+    }
+    krn_log_event(life->log, STI_LOG_ERROR, "unwind_failed",
+                  "what was started before the failure did not stop",
+                  STI_F_STR("error", later.msg));
+}
+
 int krn_lifecycle_start(struct krn_lifecycle *life, struct sti_err *err)
 {
     for (size_t i = 0; i < life->registry->count; i++) {
@@ -252,14 +264,7 @@ int krn_lifecycle_start(struct krn_lifecycle *life, struct sti_err *err)
         }
         int status = start_one(life, life->order[i], err);
         if (status != STI_OK) {
-            struct sti_err later = {0};
-            if (krn_lifecycle_stop(life, UNWIND_MS, &later) == STI_OK) {
-                krn_lifecycle_destroy(life);
-            } else {
-                krn_log_event(life->log, STI_LOG_ERROR, "unwind_failed",
-                              "what was started before the failure did not stop",
-                              STI_F_STR("error", later.msg));
-            }
+            krn_lifecycle_unwind(life);
             return status;
         }
     }

@@ -36,6 +36,8 @@ int krn_lifecycle_init(struct krn_lifecycle *life, apr_pool_t *pool, struct krn_
                        struct krn_log *log, struct sti_err *err);
 int krn_lifecycle_create(struct krn_lifecycle *life, struct sti_err *err);
 int krn_lifecycle_start(struct krn_lifecycle *life, struct sti_err *err);
+/* Stop and destroy after a start that failed; what does not stop is logged, and stays. */
+void krn_lifecycle_unwind(struct krn_lifecycle *life);
 /* Drain and stop what is started. @return STI_OK, or the first error of a stop: the caller must not
  * destroy, unmap or free anything, and end the process. */
 int krn_lifecycle_stop(struct krn_lifecycle *life, uint32_t deadline_ms, struct sti_err *err);

@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <apr_general.h>
@@ -110,6 +111,44 @@ const char *krn_version(void)
 const char *krn_commit(void)
 {
     return STREAMIT_COMMIT;
+}
+
+/* ---- what a start takes -------------------------------------------------------------------- */
+
+static struct krn_stage_time stage_now(void)
+{
+    struct timespec cpu = {0};
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+    return (struct krn_stage_time){.us = krn_clock_us(STI_CLOCK_MONOTONIC),
+                                   .cpu_us = (uint64_t)cpu.tv_sec * 1000000u +
+                                             (uint64_t)cpu.tv_nsec / 1000u};
+}
+
+/* The stage ends here, and the next begins. */
+static void stage_end(struct krn_node *node, enum krn_stage stage)
+{
+    struct krn_stage_time now = stage_now();
+    node->stages[stage].us = now.us - node->stage_began.us;
+    node->stages[stage].cpu_us = now.cpu_us - node->stage_began.cpu_us;
+    node->stage_began = now;
+}
+
+static void tell_stages(const struct krn_node *node)
+{
+    const struct krn_stage_time *s = node->stages;
+    krn_log_event(node->args.log, STI_LOG_DEBUG, "start_stages", "what the start took",
+                  STI_F_UINT("config_us", s[KRN_STAGE_CONFIG].us),
+                  STI_F_UINT("load_us", s[KRN_STAGE_LOAD].us),
+                  STI_F_UINT("create_us", s[KRN_STAGE_CREATE].us),
+                  STI_F_UINT("data_dir_us", s[KRN_STAGE_DATA_DIR].us),
+                  STI_F_UINT("start_us", s[KRN_STAGE_START].us),
+                  STI_F_UINT("settle_us", s[KRN_STAGE_SETTLE].us),
+                  STI_F_UINT("process_cpu_us", s[KRN_STAGE_PROCESS].cpu_us),
+                  STI_F_UINT("config_cpu_us", s[KRN_STAGE_CONFIG].cpu_us),
+                  STI_F_UINT("load_cpu_us", s[KRN_STAGE_LOAD].cpu_us),
+                  STI_F_UINT("create_cpu_us", s[KRN_STAGE_CREATE].cpu_us),
+                  STI_F_UINT("data_dir_cpu_us", s[KRN_STAGE_DATA_DIR].cpu_us),
+                  STI_F_UINT("start_cpu_us", s[KRN_STAGE_START].cpu_us));
 }
 
 /* ---- open ---------------------------------------------------------------------------------- */
@@ -291,6 +330,7 @@ static int open_inner(struct krn_node *node, struct sti_err *err)
     if (status == STI_OK) {
         status = read_node_group(node, config, err);
     }
+    stage_end(node, KRN_STAGE_CONFIG);
     if (status == STI_OK) {
         status = load_all(node, config, err);
     }
@@ -300,6 +340,7 @@ static int open_inner(struct krn_node *node, struct sti_err *err)
     if (status == STI_OK) {
         status = krn_lifecycle_init(&node->life, node->pool, &node->registry, node->args.log, err);
     }
+    stage_end(node, KRN_STAGE_LOAD);
     return status;
 }
 
@@ -351,6 +392,7 @@ int krn_node_open(const struct krn_node_args *args, struct krn_node **out, struc
     node->services.log = args->log;
     node->services.registry = &node->registry;
     node->services.started_us = krn_clock_us(STI_CLOCK_MONOTONIC);
+    stage_end(node, KRN_STAGE_PROCESS);
     int status = open_inner(node, err);
     if (status != STI_OK) {
         krn_node_free(node);
@@ -446,12 +488,47 @@ static int take_data_dir(struct krn_node *node, struct sti_err *err)
         return status;
     }
     memcpy(node->services.cluster_id, node->identity.cluster_id, sizeof node->identity.cluster_id);
-    if (node->identity.created != 0) {
+    return STI_OK;
+}
+
+static void settle_run(struct sti_task *task)
+{
+    struct krn_settling *s = (struct krn_settling *)(void *)task;
+    s->status = krn_identity_settle(s->identity, &s->err);
+    (void)sem_post(&s->over);
+}
+
+/* Begin to make a new identity durable. */
+static void settle_begin(struct krn_node *node)
+{
+    struct krn_settling *s = &node->settling;
+    if (node->identity.created != 0 && sem_init(&s->over, 0, 0) == 0) {
+        s->task.run = settle_run;
+        s->identity = &node->identity;
+        s->posted = true;
+        krn_executor_post(node->services.executor, &s->task);
+    }
+}
+
+/* Wait until it is. @return STI_OK, STI_E_IO */
+static int settle_end(struct krn_node *node, struct sti_err *err)
+{
+    struct krn_settling *s = &node->settling;
+    if (!s->posted) {
+        return STI_OK;
+    }
+    while (sem_wait(&s->over) != 0 && errno == EINTR) {
+    }
+    (void)sem_destroy(&s->over);
+    s->posted = false;
+    if (s->status == STI_OK) {
         krn_log_event(node->args.log, STI_LOG_INFO, "identity_created",
                       "the data folder has got its identity", STI_F_STR("data_dir", node->data_dir),
                       STI_F_STR("cluster_id", node->services.cluster_id));
+    } else if (err != NULL) {
+        *err = s->err;
     }
-    return STI_OK;
+    return s->status;
 }
 
 static int check_engines(struct krn_node *node, struct sti_err *err)
@@ -489,6 +566,7 @@ int krn_node_start(struct krn_node *node, struct sti_err *err)
     if (status == STI_OK) {
         status = krn_lifecycle_create(&node->life, err);
     }
+    stage_end(node, KRN_STAGE_CREATE);
     if (status != STI_OK) {
         return status;
     }
@@ -500,12 +578,23 @@ int krn_node_start(struct krn_node *node, struct sti_err *err)
         krn_lifecycle_destroy(&node->life);
         return status;
     }
+    settle_begin(node);
+    stage_end(node, KRN_STAGE_DATA_DIR);
     status = krn_lifecycle_start(&node->life, err);
+    stage_end(node, KRN_STAGE_START);
     if (status != STI_OK) {
+        (void)settle_end(node, NULL);
+        return status;
+    }
+    status = settle_end(node, err);
+    stage_end(node, KRN_STAGE_SETTLE);
+    if (status != STI_OK) {
+        krn_lifecycle_unwind(&node->life);
         return status;
     }
     atomic_store(&node->services.state, STI_NODE_READY);
     tell_ready(node);
+    tell_stages(node);
     note_engines(node);
     return STI_OK;
 }

@@ -2,6 +2,8 @@
 #ifndef STREAMIT_KERNEL_NODE_INTERNAL_H
 #define STREAMIT_KERNEL_NODE_INTERNAL_H
 
+#include <semaphore.h>
+
 #include <apr_pools.h>
 
 #include "kernel/config.h"
@@ -19,8 +21,35 @@ struct krn_node_conf {
     struct sti_option_strings log_levels;
 };
 
+/* What a start is made of, in order; the names stand in node.c. */
+enum krn_stage {
+    KRN_STAGE_PROCESS, /* before the node: the program and its libraries; CPU only */
+    KRN_STAGE_CONFIG,
+    KRN_STAGE_LOAD,
+    KRN_STAGE_CREATE,
+    KRN_STAGE_DATA_DIR,
+    KRN_STAGE_START,
+    KRN_STAGE_SETTLE, /* what a new data folder still waits for the disk */
+    KRN_STAGES
+};
+
+struct krn_stage_time {
+    uint64_t us, cpu_us; /* of the clock, and of all threads */
+};
+
+/* A new identity becomes durable on the executor while the instances start. */
+struct krn_settling {
+    struct sti_task task; /* first */
+    const struct krn_identity *identity;
+    sem_t over;
+    bool posted;
+    int status;
+    struct sti_err err;
+};
+
 struct krn_node {
     apr_pool_t *pool; /* root of everything below */
+    struct krn_stage_time stages[KRN_STAGES], stage_began;
     struct krn_node_args args;
     const char **builtin_names;
     const char **root_keys; /* of options of built-ins that stand beside the groups */
@@ -30,6 +59,7 @@ struct krn_node {
     struct krn_registry registry;
     struct krn_lifecycle life;
     struct krn_identity identity;
+    struct krn_settling settling;
 };
 
 /* loglevels.c */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "kernel/identity.h"
@@ -30,10 +31,13 @@ static void test_made_once_and_kept(void **state)
     struct sti_err err = {0};
     assert_int_equal(krn_identity_open(data, 7, &first, &err), STI_OK);
     assert_int_equal(first.created, 1);
+    assert_int_equal(access(file, F_OK), -1); /* chosen, not written */
+    assert_int_equal(krn_identity_settle(&first, &err), STI_OK);
     assert_int_equal(strspn(first.cluster_id, "0123456789abcdef"), KRN_CLUSTER_ID_LEN);
     krn_identity_close(&first);
     assert_int_equal(krn_identity_open(data, 7, &again, &err), STI_OK);
     assert_int_equal(again.created, 0);
+    assert_int_equal(krn_identity_settle(&again, &err), STI_OK); /* nothing to do */
     assert_string_equal(again.cluster_id, first.cluster_id);
     krn_identity_close(&again);
 }
@@ -101,6 +105,7 @@ static void test_every_byte_counts(void **state)
     assert_int_equal(unlink(file), 0);
     struct sti_err err = {0};
     assert_int_equal(krn_identity_open(data, 7, &id, &err), STI_OK);
+    assert_int_equal(krn_identity_settle(&id, &err), STI_OK);
     krn_identity_close(&id);
     FILE *in = fopen(file, "r");
     assert_non_null(in);
@@ -150,6 +155,27 @@ static int teardown(void **state)
     return 0;
 }
 
+/* Folders above it are made as well, and a disk that fails is named when it comes to writing. */
+static void test_settling(void **state)
+{
+    (void)state;
+    char deep[600], name[700];
+    struct krn_identity id;
+    struct sti_err err = {0};
+    snprintf(deep, sizeof deep, "%s/a//b/c/", dir);
+    snprintf(name, sizeof name, "%s/identity.tmp", deep);
+    assert_int_equal(krn_identity_open(deep, 7, &id, &err), STI_OK);
+    assert_int_equal(mkdir(name, 0700), 0);
+    assert_int_equal(krn_identity_settle(&id, &err), STI_E_IO);
+    assert_non_null(strstr(err.msg, "cannot write its file identity: Is a directory"));
+    assert_int_equal(rmdir(name), 0);
+    assert_int_equal(krn_identity_settle(&id, &err), STI_OK);
+    krn_identity_close(&id);
+    assert_int_equal(krn_identity_open(deep, 7, &id, &err), STI_OK);
+    assert_int_equal(id.created, 0);
+    krn_identity_close(&id);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -159,6 +185,7 @@ int main(void)
         cmocka_unit_test(test_damage_and_newer_format),
         cmocka_unit_test(test_every_byte_counts),
         cmocka_unit_test(test_no_folder_can_be_made),
+        cmocka_unit_test(test_settling),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

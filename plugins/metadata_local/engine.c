@@ -245,7 +245,11 @@ int mdl_engine_open(struct mdl_engine *engine, const struct sti_metadata_fsm *fs
     report_log(engine);
     pthread_mutex_lock(&engine->mu);
     engine->state = engine->broken ? ENGINE_BROKEN : ENGINE_OPEN;
+    engine->scheduled = engine->store.unborn;
     pthread_mutex_unlock(&engine->mu);
+    if (engine->store.unborn) {
+        host->strand_post(host->ctx, &engine->strand, &engine->commit_task); /* makes the log */
+    }
     if (fsm->leadership != NULL) {
         fsm->leadership(fsm_ctx, true, LOCAL_TERM);
     }
@@ -409,12 +413,43 @@ static int group_commit(struct mdl_engine *engine, size_t from, size_t count, bo
     return rc;
 }
 
+/* The first log of a folder that this start has made. @return STI_OK, or what a command must get */
+static int engine_begin(struct mdl_engine *engine, struct sti_err *err)
+{
+    bool uncertain;
+    if (engine->broken || !engine->store.unborn) {
+        return STI_OK;
+    }
+    int rc = mdl_store_begin(&engine->store, &uncertain, err);
+    if (rc != STI_OK) {
+        sti_log(engine->host, STI_LOG_WARN, "metadata_log_not_begun",
+                "the first command log could not be made; the next cluster command tries again",
+                STI_F_STR("code", sti_status_name(rc)), STI_F_STR("cause", err->msg));
+    }
+    if (uncertain) {
+        engine_break(engine, err);
+    }
+    if (rc == STI_OK) {
+        sti_log(engine->host, STI_LOG_DEBUG, "metadata_log_begun", "the first command log is made");
+    }
+    return rc;
+}
+
 static void commit_run(struct sti_task *task)
 {
     struct mdl_engine *engine =
         (struct mdl_engine *)(void *)((char *)task - offsetof(struct mdl_engine, commit_task));
     const struct sti_host *host = engine->host;
-    size_t count = group_spare(engine, group_take(engine));
+    struct sti_err err;
+    sti_err_clear(&err);
+    size_t count = group_take(engine);
+    int begun = engine_begin(engine, &err);
+    if (begun != STI_OK) {
+        group_refuse(engine, 0, count, begun, &err);
+        count = 0;
+    } else {
+        count = group_spare(engine, count);
+    }
     if (count > 0 && group_commit(engine, 0, count, count > 1) == STI_E_DISK_FULL && count > 1) {
         /* Together they do not fit; some may by themselves. */
         for (size_t i = 0; i < count; i++) {

@@ -243,7 +243,7 @@ static int store_new_log(struct mdl_store *store, uint64_t base, bool *uncertain
     return rc;
 }
 
-static int store_open_folder(struct mdl_store *store, const char *data_dir, struct sti_err *err)
+static int store_open_folder(struct mdl_store *store, struct sti_err *err)
 {
     bool made = mkdir(store->path, 0750) == 0;
     if (!made && errno != EEXIST) {
@@ -253,16 +253,32 @@ static int store_open_folder(struct mdl_store *store, const char *data_dir, stru
     if (store->dir_fd < 0) {
         return store_error(store, err, "opening the folder", errno);
     }
-    if (!made) {
-        return STI_OK;
+    if (made) {
+        STI_CRASH_POINT("metadata.open.after_mkdir");
     }
-    STI_CRASH_POINT("metadata.open.after_mkdir");
-    int fd = open(data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return STI_OK;
+}
+
+int mdl_store_begin(struct mdl_store *store, bool *uncertain, struct sti_err *err)
+{
+    *uncertain = false;
+    char *above = strdup(store->path);
+    if (above == NULL) {
+        return sti_err_set(err, STI_E_NO_MEMORY, "no memory to begin %s", mdl_shown(store->path));
+    }
+    *strrchr(above, '/') = '\0';
+    int fd = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int error = fd < 0 || fsync(fd) != 0 ? errno : 0;
     if (fd >= 0) {
         (void)close(fd);
     }
-    return error == 0 ? STI_OK : store_error(store, err, "syncing the folder above it", error);
+    free(above);
+    if (error != 0) {
+        return store_error(store, err, "syncing the folder above it", error);
+    }
+    int rc = store_new_log(store, 0, uncertain, err);
+    store->unborn = rc != STI_OK;
+    return rc;
 }
 
 /* Everything of open but the folder itself. */
@@ -271,7 +287,8 @@ static int store_recover(struct mdl_store *store, const struct listing *files, s
     bool uncertain;
     int rc;
     if (files->logs.count == 0 && files->snapshots.count == 0) {
-        return store_new_log(store, 0, &uncertain, err);
+        store->unborn = true;
+        return STI_OK;
     }
     rc = store_restore(store, files, err);
     STI_CRASH_POINT("metadata.open.after_restore");
@@ -304,7 +321,7 @@ int mdl_store_open(struct mdl_store *store, const char *data_dir, const char *in
     if (store->path == NULL) {
         return sti_err_set(err, STI_E_NO_MEMORY, "no memory to open %s", instance);
     }
-    int rc = store_open_folder(store, data_dir, err);
+    int rc = store_open_folder(store, err);
     if (rc == STI_OK) {
         rc = store_list(store, &files, err);
     }

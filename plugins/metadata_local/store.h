@@ -33,10 +33,11 @@ struct mdl_store {
     uint64_t snapshot_index; /* of the newest sound snapshot; 0: none */
     uint64_t snapshot_len;   /* bytes of its file */
     uint64_t reserve_bytes;
+    bool unborn; /* no command was ever taken: there is no log yet */
     struct mdl_recovery recovery;
 };
 
-/* Open or create the folder `<data_dir>/<instance>`, restore and replay into the state machine.
+/* Open or make the folder `<data_dir>/<instance>`, restore and replay into the state machine.
  * On failure *store holds nothing.
  * @return STI_OK, STI_E_DATA_LOSS (naming file and position), STI_E_UNSUPPORTED (format version),
  * STI_E_DISK_FULL, STI_E_IO, STI_E_NO_MEMORY, what restore returned, and what apply returned if it
@@ -44,6 +45,12 @@ struct mdl_store {
 int mdl_store_open(struct mdl_store *store, const char *data_dir, const char *instance,
                    uint64_t reserve_bytes, const struct sti_metadata_fsm *fsm, void *fsm_ctx,
                    struct sti_err *err);
+/* Begin the first log of a store that is `unborn`, and make it durable with the folder's own name:
+ * due before the first command. Not a part of open, for it waits for the disk several times and
+ * nobody waits for it. After a failure the store is as before.
+ * @param uncertain  out: as mdl_log_create
+ * @return STI_OK, STI_E_DISK_FULL, STI_E_IO, STI_E_NO_MEMORY */
+int mdl_store_begin(struct mdl_store *store, bool *uncertain, struct sti_err *err);
 /* Store the state after the last command, begin a new log, drop what is no longer needed.
  * A failure leaves the present log in use.
  * @param uncertain  out: as mdl_log_create

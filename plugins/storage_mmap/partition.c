@@ -225,8 +225,8 @@ static int look_at(int dir_fd, uint8_t topic_id[16])
 static int create_folder(struct sti_storage_partition *part, struct sti_err *err)
 {
     uint8_t topic_id[16];
-    int rc = 0, dir_fd = -1;
-    if (mkdirat(part->store->dir_fd, part->name, 0750) != 0 && errno != EEXIST) {
+    int rc = smm_store_settle(part->store), dir_fd = -1;
+    if (rc == 0 && mkdirat(part->store->dir_fd, part->name, 0750) != 0 && errno != EEXIST) {
         rc = errno;
     }
     STI_CRASH_POINT("partition.create.after_mkdir");

@@ -76,6 +76,7 @@ struct smm_store {
     struct sti_collector collector;
     int dir_fd;                     /* <data_dir>/<instance>, -1 before start */
     _Atomic bool no_fallocate;      /* the file system cannot reserve */
+    _Atomic bool settled;           /* the folder's name was synced in this life */
     char boot_id[37];               /* of this boot of the machine, "" when unknown */
     _Atomic uint64_t free_bytes;    /* as smm_space found it last; UINT64_MAX: never asked */
     _Atomic uint64_t given_back_us; /* when idle reservations were last given back, 0: never */
@@ -222,6 +223,7 @@ struct sti_storage_partition {
 void smm_live_add(struct smm_store *store);
 void smm_live_drop(struct smm_store *store);
 int smm_store_start(struct smm_store *store, struct sti_err *err);
+int smm_store_settle(struct smm_store *store);
 int smm_store_stop(struct smm_store *store, uint32_t deadline_ms, struct sti_err *err);
 int smm_store_enter(struct smm_store *store, struct sti_storage_partition *part,
                     struct sti_err *err);

@@ -244,6 +244,27 @@ class Running(harness.TestCase):
         self.assertIn("7", other.log_text())
         self.assertIn("8", other.log_text())
 
+    def test_an_identity_that_cannot_be_written(self):
+        """It is written while the instances start: they are stopped again, and another start makes it."""
+        node = self.node()
+        os.makedirs(os.path.join(node.data_dir, "identity.tmp"))
+        node.start(wait=False)
+        self.assertEqual(node.process.wait(20), 1)
+        node.kill()
+        failed = node.wait_log("start_failed")
+        self.assertIn(f"data folder {node.data_dir}: cannot write its file identity", failed["message"])
+        self.assertNotIn("ready", [line["event"] for line in node.logs()])
+        os.rmdir(os.path.join(node.data_dir, "identity.tmp"))
+        node.start()
+        self.cli(node, "list-topics")
+
+    def test_a_start_tells_its_stages(self):
+        node = self.node(sets=["node.log_level=debug"]).start()
+        stages = node.wait_log("start_stages")
+        names = ("config_us", "load_us", "create_us", "data_dir_us", "start_us", "settle_us")
+        self.assertLessEqual({*names, "load_cpu_us"}, set(stages))
+        self.assertLessEqual(sum(stages[name] for name in names), node.ready_event["startup_ms"] * 1000 + 1000)
+
     def test_the_data_folder_is_created_with_its_parents(self):
         node = self.node()
         node.data_dir = self.path("a", "b", "c")

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "engine.h"
 #include "faults.h"
@@ -61,11 +62,31 @@ static int begin_rc(struct sti_err *err)
     return mdl_engine_open(fx.engine, &model_fsm, &fx.model, err);
 }
 
+/* Is nothing of the store there yet? */
+static bool is_fresh(void)
+{
+    char path[512];
+    (void)snprintf(path, sizeof path, "%s/metadata_local", fx.dir);
+    return access(path, F_OK) != 0;
+}
+
+static void await_log(const char *event)
+{
+    while (test_host_logged(fx.th, event) == 0) {
+        (void)usleep(500);
+    }
+}
+
+/* The first log is made behind the open: where there is none, wait for it. */
 static void begin(void)
 {
     struct sti_err err;
+    bool fresh = is_fresh();
     if (begin_rc(&err) != STI_OK) {
         fail_msg("%s", err.msg);
+    }
+    if (fresh) {
+        await_log("metadata_log_begun");
     }
 }
 
@@ -615,6 +636,50 @@ static void test_damage_at_open(void **state)
     assert_int_equal(propose(&(struct call){0}, 1), STI_E_UNAVAILABLE);
 }
 
+/* The first log cannot be made: commands are refused until it can, and none is lost or doubled. */
+static void test_first_log_is_tried_again(void **state)
+{
+    (void)state;
+    struct sti_err err;
+    fault_set(FAULT_RENAMEAT, 1, -1, ENOSPC);
+    assert_int_equal(begin_rc(&err), STI_OK);
+    assert_int_equal(commit(1), STI_E_DISK_FULL);
+    assert_int_equal(commit(1), STI_E_DISK_FULL);
+    assert_true(test_host_logged(fx.th, "metadata_log_not_begun") >= 2);
+    assert_int_equal(fx.model.count, 0);
+    fault_reset();
+    assert_int_equal(commit(1), STI_OK);
+    end();
+    begin();
+    assert_int_equal(fx.model.count, 1);
+    assert_int_equal(fx.model.values[0], 1);
+}
+
+/* Its name may be on the disk or not: nothing is taken until a restart has looked. */
+static void test_first_log_in_doubt_breaks(void **state)
+{
+    (void)state;
+    struct sti_err err;
+    fault_set(FAULT_FSYNC, 2, 1, EIO); /* the first is the folder above */
+    assert_int_equal(begin_rc(&err), STI_OK);
+    await_log("metadata_broken");
+    assert_int_equal(commit(1), STI_E_UNAVAILABLE);
+    end();
+    fault_reset();
+    assert_int_equal(begin_rc(&err), STI_OK);
+    assert_int_equal(commit(1), STI_OK);
+}
+
+/* A stop right behind the open waits for the log. */
+static void test_first_log_and_stop(void **state)
+{
+    (void)state;
+    struct sti_err err;
+    assert_int_equal(begin_rc(&err), STI_OK);
+    end();
+    assert_true(allocated(0) > 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -637,6 +702,9 @@ int main(void)
                                        TEST(test_the_reserve_outlives_a_stop),
                                        TEST(test_file_size_limit),
                                        TEST(test_group_that_does_not_fit_is_split),
-                                       TEST(test_damage_at_open)};
+                                       TEST(test_damage_at_open),
+                                       TEST(test_first_log_is_tried_again),
+                                       TEST(test_first_log_in_doubt_breaks),
+                                       TEST(test_first_log_and_stop)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -51,7 +51,14 @@ static int start(void)
 {
     memset(&fx.model, 0, sizeof fx.model);
     sti_err_clear(&fx.err);
-    return mdl_store_open(&fx.store, fx.data_dir, "local", RESERVE, &model_fsm, &fx.model, &fx.err);
+    bool uncertain;
+    int rc =
+        mdl_store_open(&fx.store, fx.data_dir, "local", RESERVE, &model_fsm, &fx.model, &fx.err);
+    if (rc == STI_OK && fx.store.unborn) {
+        assert_int_equal(fx.store.log.fd, -1);
+        rc = mdl_store_begin(&fx.store, &uncertain, &fx.err);
+    }
+    return rc;
 }
 
 /* Append and apply the next command. @return as mdl_log_append */
