@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "copies.h"
 #include "fake_broker.h"
 #include "grpc_client.h"
 #include "grpc_stream.h"
@@ -24,50 +25,9 @@
 
 #define API "/streamit.v1.StreamIt/"
 
-enum { PAYLOAD = 1 << 20, LARGE = 2048, ROUNDS = 5 };
+enum { PAYLOAD = 1 << 20, ROUNDS = 5 };
 
 extern const struct sti_plugin sti_plugin;
-
-static atomic_size_t copied; /* bytes, of copies of LARGE bytes and more */
-
-#pragma GCC push_options
-#pragma GCC optimize("no-tree-loop-distribute-patterns")
-
-/* Seen by the libraries too. */
-__attribute__((visibility("default"))) void *memcpy(void *restrict dest, const void *restrict src,
-                                                    size_t n)
-{
-    volatile uint8_t *out = dest;
-    const uint8_t *in = src;
-    if (n >= LARGE) {
-        (void)atomic_fetch_add_explicit(&copied, n, memory_order_relaxed);
-    }
-    for (size_t i = 0; i < n; i++) {
-        out[i] = in[i];
-    }
-    return dest;
-}
-
-__attribute__((visibility("default"))) void *memmove(void *dest, const void *src, size_t n)
-{
-    volatile uint8_t *out = dest;
-    const uint8_t *in = src;
-    if (n >= LARGE) {
-        (void)atomic_fetch_add_explicit(&copied, n, memory_order_relaxed);
-    }
-    if (out <= in) {
-        for (size_t i = 0; i < n; i++) {
-            out[i] = in[i];
-        }
-    } else {
-        for (size_t i = n; i > 0; i--) {
-            out[i - 1] = in[i - 1];
-        }
-    }
-    return dest;
-}
-
-#pragma GCC pop_options
 
 struct fixture {
     struct test_host *th;
@@ -181,7 +141,7 @@ static void unary(struct fixture *f, const char *path, grpc_slice *slices, size_
 
 static void check(struct fixture *f, const char *what, size_t before)
 {
-    size_t now = atomic_load(&copied);
+    size_t now = copies_bytes();
     if (now != before) {
         fail_msg("%s: %zu bytes were copied for %d messages of %zu", what, now - before, ROUNDS,
                  batch_len);
@@ -198,7 +158,7 @@ static void test_unary(void **state)
     grpc_slice slices[2];
     /* The broker of the test copies what it keeps: before counting, once. */
     unary(f, API "Produce", slices, request_slices(head, sizeof head, "orders", slices), 1);
-    size_t before = atomic_load(&copied);
+    size_t before = copies_bytes();
     for (int i = 0; i < ROUNDS; i++) {
         unary(f, API "Produce", slices, request_slices(head, sizeof head, "sink", slices), 1);
     }
@@ -215,7 +175,7 @@ static void test_streams(void **state)
     struct fixture *f = *state;
     struct test_stream s;
     char text[256];
-    size_t before = atomic_load(&copied);
+    size_t before = copies_bytes();
     grpc_slice slices[2];
     test_stream_open(&s, f->channel, API "ProduceStream", 30000);
     for (int i = 1; i <= ROUNDS; i++) {
@@ -242,14 +202,14 @@ static void test_streams(void **state)
 /* The counting counts. */
 static void test_counting(void **state)
 {
-    static uint8_t from[LARGE], to[LARGE];
+    static uint8_t from[COPIES_LARGE], to[COPIES_LARGE];
     void *(*volatile copy)(void *restrict, const void *restrict, size_t) = memcpy;
     (void)state;
-    size_t before = atomic_load(&copied);
+    size_t before = copies_bytes();
     (void)copy(to, from, sizeof from);
-    assert_int_equal(atomic_load(&copied) - before, LARGE);
+    assert_int_equal(copies_bytes() - before, COPIES_LARGE);
     grpc_slice slice = grpc_slice_from_copied_buffer((const char *)from, sizeof from);
-    assert_true(atomic_load(&copied) - before >= (size_t)2 * LARGE); /* within the library too */
+    assert_true(copies_bytes() - before >= (size_t)2 * COPIES_LARGE); /* within the library too */
     grpc_slice_unref(slice);
 }
 
