@@ -2,7 +2,6 @@
 """The contract of the command line: exit statuses, error texts, JSON, summaries, help."""
 
 import json
-import pty
 import re
 import select
 import signal
@@ -239,7 +238,7 @@ class WithServer(harness.TestCase):
 
     def test_watch_on_a_terminal_replaces_its_table_and_ends_at_an_interrupt(self):
         self.cli(self.host, "create-topic", "--name", "t")
-        leader, follower = pty.openpty()
+        leader, follower = harness.terminal()
         watch = harness.spawn([harness.CLI, "--server", self.host.server, "watch", "--interval-ms", "50"], stdin=subprocess.DEVNULL,
                               stdout=follower, stderr=subprocess.DEVNULL)
         os.close(follower)

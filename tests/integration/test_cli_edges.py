@@ -4,7 +4,6 @@
 import fcntl
 import json
 import os
-import pty
 import re
 import select
 import shlex
@@ -60,7 +59,7 @@ class Edge(harness.TestCase):
 
     def on_terminal(self, *args, columns=80, rows=24, enough=lambda seen: False):
         """Run on a terminal until `enough` or the end; returns what it wrote."""
-        leader, follower = pty.openpty()
+        leader, follower = harness.terminal()
         fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         process = harness.spawn([harness.CLI, *args], stdin=subprocess.DEVNULL, stdout=follower, stderr=follower)
         os.close(follower)

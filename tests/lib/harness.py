@@ -17,6 +17,7 @@ STREAMIT_SEED (repeat the random choices of a run), STREAMIT_TEST_FULL=1 (the lo
 import atexit
 import json
 import os
+import pty
 import random
 import re
 import shutil
@@ -276,6 +277,14 @@ class Result:
 
     def __repr__(self):
         return f"{' '.join(map(str, self.args))}: exit {self.status}\nstdout: {self.out[:2000]}\nstderr: {self.err[:4000]}"
+
+
+def terminal():
+    """A pair of descriptors, leader and follower; a machine without pseudo-terminals skips the test."""
+    try:
+        return pty.openpty()
+    except OSError as e:
+        raise unittest.SkipTest(f"no pseudo-terminal here: {e}") from None
 
 
 class TestCase(unittest.TestCase):
