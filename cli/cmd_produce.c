@@ -139,15 +139,16 @@ static bool await_due(const struct produce *p, uint64_t started_us, uint64_t *du
 }
 
 /* Records of --size incompressible bytes. */
-static int produce_generated(struct produce *p)
+static void produce_generated(struct produce *p)
 {
     struct load_values values;
-    uint64_t started = cli_now_us();
-    int rc = load_values_init(&values, (size_t)p->size, &p->err);
+    struct sti_err err;
+    uint64_t started = cli_now_us(), due_us;
+    int rc = load_values_init(&values, (size_t)p->size, &err);
     if (rc != STI_OK) {
-        return rc;
+        failed(p, rc, &err, 0);
+        return;
     }
-    uint64_t due_us;
     while (wanted(p, started) && await_due(p, started, &due_us)) {
         struct sti_producer_record record = {.partition = (int32_t)p->partition,
                                              .value = load_values_next(&values),
@@ -158,7 +159,6 @@ static int produce_generated(struct produce *p)
         }
     }
     load_values_fini(&values);
-    return p->status;
 }
 
 static void line_record(const struct produce *p, const uint8_t *line, size_t len,
@@ -178,48 +178,51 @@ static void line_record(const struct produce *p, const uint8_t *line, size_t len
     }
 }
 
-static int produce_lines(struct produce *p)
+static void produce_lines(struct produce *p)
 {
     struct lines lines;
+    struct sti_err err;
     struct sti_producer_record record;
     const uint8_t *line;
     size_t len;
     uint64_t started = cli_now_us(), due_us;
     uint64_t line_max = sti_producer_topic_message_bytes_max(p->handle);
-    int rc = lines_open(&lines, p->file, (size_t)line_max, &p->err);
+    int rc = lines_open(&lines, p->file, (size_t)line_max, &err);
     if (rc != STI_OK) {
-        return rc;
+        failed(p, rc, &err, 0);
+        return;
     }
     while (wanted(p, started)) {
-        rc = lines_next(&lines, &line, &len, &p->err);
+        rc = lines_next(&lines, &line, &len, &err);
         if (rc == STI_E_WOULD_BLOCK) {
             continue; /* wanted() tells whether to wait on */
+        }
+        if (rc != STI_OK && rc != STI_E_END) {
+            failed(p, rc, &err, 0);
         }
         if (rc != STI_OK || !await_due(p, started, &due_us)) {
             break;
         }
         line_record(p, line, len, &record);
-        rc = send_one(p, &record, due_us);
-        if (rc != STI_OK) {
+        if (send_one(p, &record, due_us) != STI_OK) {
             break;
         }
     }
     lines_close(&lines);
-    return rc == STI_E_END || rc == STI_E_WOULD_BLOCK ? STI_OK : rc;
 }
 
-static int producer_open(struct produce *p)
+static int producer_open(struct produce *p, struct sti_err *err)
 {
     p->config.timeout_ms = p->cli->timeout_ms;
     p->config.flags = STI_PRODUCER_STOP_AT_FAILURE; /* what is stored is a beginning of the input */
     p->config.on_delivery = on_delivery;
     p->config.arg = p;
-    int rc = sti_producer_new(&p->producer, p->cli->client, &p->config, &p->err);
+    int rc = sti_producer_new(&p->producer, p->cli->client, &p->config, err);
     if (rc == STI_OK) {
-        rc = sti_producer_topic_open(&p->handle, p->producer, p->topic, &p->err);
+        rc = sti_producer_topic_open(&p->handle, p->producer, p->topic, err);
     }
     if (rc == STI_OK && p->partition >= sti_producer_topic_partitions(p->handle)) {
-        rc = sti_err_set(&p->err, STI_E_UNKNOWN_PARTITION,
+        rc = sti_err_set(err, STI_E_UNKNOWN_PARTITION,
                          "topic %s has %d partitions, not a partition %d", p->topic,
                          sti_producer_topic_partitions(p->handle), (int)p->partition);
     }
@@ -229,25 +232,28 @@ static int producer_open(struct produce *p)
 static int produce_run(struct produce *p)
 {
     struct cli *cli = p->cli;
+    struct sti_err err;
     cli_leave_with_summary(cli);
-    int rc = producer_open(p);
+    int rc = producer_open(p, &err);
     cli_wind_up();
     if (rc == STI_OK) {
         /* A person who types would see the line written over. */
         bool typed = p->size < 0 && strcmp(p->file, "-") == 0 && isatty(STDIN_FILENO) != 0;
         struct cli_progress *progress =
             typed ? NULL : cli_progress_start("acknowledged", &p->acked, &p->acked_bytes);
-        rc = p->size >= 0 ? produce_generated(p) : produce_lines(p);
+        if (p->size >= 0) {
+            produce_generated(p);
+        } else {
+            produce_lines(p);
+        }
         (void)sti_producer_flush(p->producer, cli->timeout_ms, NULL);
         sti_producer_close(p->producer, 0);
         cli_progress_stop(progress);
     } else {
         sti_producer_close(p->producer, 0);
-        p->failed = 1;
+        failed(p, rc, &err, 1);
     }
-    if (p->status != STI_OK) {
-        rc = p->status;
-    }
+    rc = p->status;
     struct cli_summary summary = {.records = p->acked,
                                   .bytes = p->acked_bytes,
                                   .errors = p->failed,

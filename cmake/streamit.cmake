@@ -27,6 +27,7 @@ set(STREAMIT_TEST_DIR "${CMAKE_BINARY_DIR}/tests")
 include(GNUInstallDirs)
 # From the folder of the pkg-config files to the prefix.
 file(RELATIVE_PATH STREAMIT_PC_TO_PREFIX "/prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/prefix")
+string(REGEX REPLACE "/$" "" STREAMIT_PC_TO_PREFIX "${STREAMIT_PC_TO_PREFIX}")
 set(CMAKE_INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
 
 find_package(PkgConfig REQUIRED)

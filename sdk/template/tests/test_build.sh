@@ -20,7 +20,7 @@ fail()
 prefix=$work/prefix
 mkdir -p "$prefix/include" "$prefix/lib/pkgconfig"
 cp -R "$source/sdk/include/streamit" "$prefix/include/"
-sed -e "s|@CMAKE_INSTALL_PREFIX@|$prefix|" -e 's|@CMAKE_INSTALL_LIBDIR@|lib|' \
+sed -e "s|@STREAMIT_PC_TO_PREFIX@|../..|" -e 's|@CMAKE_INSTALL_LIBDIR@|lib|' \
     -e 's|@CMAKE_INSTALL_INCLUDEDIR@|include|' -e 's|@PROJECT_VERSION@|0.1.0|' \
     "$source/sdk/streamit-sdk.pc.in" > "$prefix/lib/pkgconfig/streamit-sdk.pc"
 grep -q '@' "$prefix/lib/pkgconfig/streamit-sdk.pc" && fail "streamit-sdk.pc: a name was left unreplaced"
