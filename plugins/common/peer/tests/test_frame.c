@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,8 +18,8 @@ enum { BYTES_MAX = 4096, RANDOM_ROUNDS = 200000, PAYLOAD_MAX = 2000 };
 static struct pco_frame call_frame(void)
 {
     struct pco_frame frame = {.kind = PCO_CALL, .id = 77, .timeout_ms = 4000000000u};
-    strcpy(frame.service, "replica");
-    strcpy(frame.method, "fetch");
+    (void)snprintf(frame.service, sizeof frame.service, "%s", "replica");
+    (void)snprintf(frame.method, sizeof frame.method, "%s", "fetch");
     return frame;
 }
 
@@ -26,15 +27,17 @@ static struct pco_frame hello_frame(int status)
 {
     struct pco_frame frame = {.kind = PCO_HELLO, .id = 1 << 20, .status = status};
     frame.hello = (struct pco_hello){.major = 0, .minor = 2, .node_id = 5, .wanted_id = -1};
-    strcpy(frame.hello.cluster_id, "0123456789abcdef0123456789abcdef");
-    strcpy(frame.text, status == 0 ? "" : "you are of another cluster");
+    (void)snprintf(frame.hello.cluster_id, sizeof frame.hello.cluster_id, "%s",
+                   "0123456789abcdef0123456789abcdef");
+    (void)snprintf(frame.text, sizeof frame.text, "%s",
+                   status == 0 ? "" : "you are of another cluster");
     return frame;
 }
 
 static struct pco_frame answer_frame(int status)
 {
     struct pco_frame frame = {.kind = PCO_ANSWER, .id = UINT64_MAX, .status = status};
-    strcpy(frame.text, status == 0 ? "" : "no such offset");
+    (void)snprintf(frame.text, sizeof frame.text, "%s", status == 0 ? "" : "no such offset");
     return frame;
 }
 
