@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "streamit/plugin.h"
 #include "streamit/storage.h"
@@ -574,6 +575,7 @@ static int m_blob_put(struct sti_storage_partition *part, const char *name, cons
     size_t old_len;
     if (IS(blob_put_in_two_steps)) {
         (void)real->blob_put(part->real, name, data, len / 2, NULL);
+        (void)usleep(1000); /* long enough for any machine's readers */
     }
     if (IS(blob_not_replaced) && real->blob_get(part->real, name, &old, &old_len, NULL) == STI_OK) {
         free(old);
