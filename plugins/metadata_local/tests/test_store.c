@@ -57,6 +57,9 @@ static int start(void)
     if (rc == STI_OK && fx.store.unborn) {
         assert_int_equal(fx.store.log.fd, -1);
         rc = mdl_store_begin(&fx.store, &uncertain, &fx.err);
+        if (rc != STI_OK) {
+            mdl_store_close(&fx.store);
+        }
     }
     return rc;
 }
