@@ -154,7 +154,7 @@ static void row_check(void *arg, struct cl_fetch_row *row)
         struct cl_cursor behind = row->batches;
         size_t at = 0, count = cl_cursor_take(&behind, 8, pieces);
         for (size_t i = 0; i < count; i++) {
-            assert_memory_equal(pieces[i].data, "batches" + at, pieces[i].len);
+            assert_memory_equal(pieces[i].data, &"batches"[at], pieces[i].len);
             at += pieces[i].len;
         }
         assert_int_equal(at, 8);
